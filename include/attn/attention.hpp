@@ -1,0 +1,154 @@
+// Scaled dot-product attention for one head: softmax(mask(change(scale · Q Kᵀ))) V in one call.
+// The stages run over blocks of queries, so that memory grows with the keys only.
+#pragma once
+
+#include <Eigen/Core>
+#include <attn/mask.hpp>
+#include <attn/options.hpp>
+#include <attn/score_mod.hpp>
+#include <attn/stages.hpp>
+#include <cmath>
+
+namespace attn {
+
+namespace detail {
+
+/// Which head of which sequence a call is for: what masks and score changes see in `position`.
+struct head_place {
+  std::int32_t batch = 0;
+  std::int32_t head = 0;
+  std::int32_t heads = 1;
+};
+
+/// Everything that can be wrong with a call, before anything is computed.
+template <class S, class Q, class K, class V, class M, class F>
+call_shape checked_shape(const Q& query, const K& key, const V& value, const M& mask,
+                         const F& score_mod, const options& options, const head_place& head) {
+  require(key.cols() == query.cols(), "key has ", key.cols(), " columns, query has ", query.cols());
+  require(value.rows() == key.rows(), "value has ", value.rows(), " rows, key has ", key.rows());
+  const call_shape shape =
+      make_call_shape(query.rows(), key.rows(), options.alignment,
+                      positional_mask<M> || positional_score_mod<F, S>, head.heads);
+  check(mask, shape);
+  check(score_mod, shape);
+  checked_sink<S>(options.sink);
+  if (options.scale) checked_scale<S>(*options.scale);
+  if (options.log_sum_exp) {
+    options.log_sum_exp.template check<S>("log_sum_exp", query.rows(), 1);
+  }
+  if (options.weights) options.weights.template check<S>("weights", query.rows(), key.rows());
+  return shape;
+}
+
+/// `m` itself where its elements lie in memory, else evaluated, once for all blocks.
+template <class M>
+auto evaluated(const M& m) -> decltype(auto) {
+  if constexpr (PlainMatrix<M> || MatrixView<M>) {
+    return (m);
+  } else {
+    return typename M::PlainObject(m);
+  }
+}
+
+/// What products are multiplied by: the caller's scale, else 1/√d, and 1 for d = 0.
+template <class S>
+auto scale_factor(const options& options, index d) {
+  using real = std::conditional_t<std::is_same_v<S, long double>, long double, double>;
+  if (options.scale) return static_cast<real>(*options.scale);
+  return d == 0 ? real(1) : 1 / std::sqrt(static_cast<real>(d));
+}
+
+template <class Q, class K, class V, class M, class F>
+auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
+               const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
+               const options& options, const head_place& head = {}) {
+  using scalar = typename Q::Scalar;
+  using S = accumulator_t<scalar>;
+  static_assert(
+      std::is_same_v<scalar, typename K::Scalar> && std::is_same_v<scalar, typename V::Scalar>,
+      "attn: query, key and value should have one scalar type: cast the others.");
+  const call_shape shape = checked_shape<S>(q, k, v, mask, score_mod, options, head);
+
+  const auto& query = evaluated(q.derived());
+  const auto& key = evaluated(k.derived());
+  const auto& value = evaluated(v.derived());
+  const auto factor = scale_factor<S>(options, query.cols());
+  auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
+  auto weights = options.weights.template open<S>(query.rows(), key.rows());
+  rows_by_cols<scalar, Q, V> out;
+  out.resize(query.rows(), value.cols());
+
+  const auto attend = [&](const auto& rows, index first) {
+    const block_place place{shape, head.batch, head.head, static_cast<std::int32_t>(first)};
+    auto s = scale(score(rows, key), factor);
+    change_each(s, score_mod, place);
+    hide(s, mask, place);  // after the change: a soft cap would lift -inf
+    if (options.log_sum_exp) lse.middleRows(first, s.rows()) = log_sum_exp(s, options.sink);
+    const auto p = softmax(std::move(s), options.sink);
+    if (options.weights) weights.middleRows(first, p.rows()) = p;
+    return weighted_sum(p, value, mask, place);
+  };
+  if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) {
+    out = attend(query, 0).template cast<scalar>();
+  } else {
+    constexpr index rows_a_block = 64;
+    options.executor((query.rows() + rows_a_block - 1) / rows_a_block, task([&](index block) {
+                       const index first = block * rows_a_block;
+                       const index rows = std::min(rows_a_block, query.rows() - first);
+                       out.middleRows(first, rows) =
+                           attend(query.middleRows(first, rows), first).template cast<scalar>();
+                     }));
+  }
+  return out;
+}
+
+}  // namespace detail
+
+/// Scaled dot-product attention of one head (Vaswani et al. 2017, §3.2.1):
+///
+///     x = scale · <q_i, k_j>                    scale: 1/√d unless options.scale says otherwise
+///     s = score_mod(x, position)
+///     s = s + bias_ij                           where the mask is additive
+///     s = -inf where the mask hides (i, j)
+///     P_ij = exp(s_ij - m_i) / l_i              m_i = max_j s_ij, l_i = Σ_j exp(s_ij - m_i)
+///     O_i = Σ_j P_ij v_j
+///
+/// query: Lq x d, key: Lk x d, value: Lk x dv; rows are tokens. Any Eigen dense expressions of one
+/// scalar type. Returns Lq x dv in that type, in the query's storage order; 16-bit types are
+/// computed in float.
+///
+/// mask: what `as_mask` takes. score_mod: a function (score, position) -> score or (score) ->
+/// score. A query that sees no key, or whose scores are all -inf, gives 0 and log_sum_exp -inf.
+/// Nothing in a hidden key or value reaches the result, NaN and inf included. A NaN that is seen,
+/// or a score of +inf, makes the row NaN.
+///
+/// Throws std::invalid_argument, before anything is computed or written, where shapes do not fit, a
+/// mask or score change does not fit the call or needs an alignment that is not given, the scale or
+/// the sink is not finite, or an output of the options has another type or size. What a function of
+/// the caller's throws reaches the caller; the outputs in the options are unspecified then.
+template <class Q, class K, class V, class M, class F>
+  requires(!std::is_same_v<F, options>)
+auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
+                                  const Eigen::DenseBase<V>& value, M&& mask, const F& score_mod,
+                                  const attn::options& options = {}) {
+  return detail::attention(query, key, value, as_mask(mask), score_mod, options);
+}
+
+/// The same without a score change.
+template <class Q, class K, class V, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
+                                  const Eigen::DenseBase<V>& value, M&& mask,
+                                  const attn::options& options = {}) {
+  return detail::attention(query, key, value, as_mask(mask), identity{}, options);
+}
+
+/// The same without a mask: every query sees every key.
+template <class Q, class K, class V>
+auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
+                                  const Eigen::DenseBase<V>& value,
+                                  const attn::options& options = {}) {
+  return detail::attention(query, key, value, none{}, identity{}, options);
+}
+
+}  // namespace attn

@@ -1,0 +1,74 @@
+// Eigen arguments that outlive the expression they were written in: masks and bias tables.
+// A plain lvalue is referred to, a view stays a view, everything else is evaluated once.
+#pragma once
+
+#include <Eigen/Core>
+#include <attn/position.hpp>
+#include <type_traits>
+#include <utility>
+
+namespace attn::detail {
+
+/// Any Eigen matrix, array or expression of them.
+template <class T>
+concept EigenDense = std::is_base_of_v<Eigen::DenseBase<std::remove_cvref_t<T>>,  //
+                                       std::remove_cvref_t<T>>;
+
+template <class T>
+concept PlainMatrix =
+    EigenDense<T> &&
+    std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
+
+/// Has memory with strides behind it: a Map, Block, Ref or transpose of a plain matrix.
+template <class T>
+concept MatrixView = EigenDense<T> && !PlainMatrix<T> &&
+                     ((std::remove_cvref_t<T>::Flags & Eigen::DirectAccessBit) != 0);
+
+template <class M>
+class borrowed_matrix {
+ public:
+  explicit borrowed_matrix(const M& matrix) : matrix_(&matrix) {}
+  const M& get() const { return *matrix_; }
+
+ private:
+  const M* matrix_;
+};
+
+template <class M>
+class owned_matrix {
+ public:
+  explicit owned_matrix(M matrix) : matrix_(std::move(matrix)) {}
+  const M& get() const { return matrix_; }
+
+ private:
+  M matrix_;
+};
+
+using any_stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+
+/// The matrix `m`, kept for later use.
+template <EigenDense M>
+auto hold(M&& m) {
+  using T = std::remove_cvref_t<M>;
+  using plain = typename T::PlainObject;
+  if constexpr (PlainMatrix<T> && std::is_lvalue_reference_v<M>) {
+    return borrowed_matrix<T>(m);
+  } else if constexpr (MatrixView<T>) {
+    using view = Eigen::Map<const plain, Eigen::Unaligned, any_stride>;
+    return owned_matrix<view>(
+        view(m.data(), m.rows(), m.cols(), any_stride(m.outerStride(), m.innerStride())));
+  } else {
+    return owned_matrix<plain>(std::forward<M>(m));
+  }
+}
+
+/// A mask matrix has a column a key, and a row a query or a single row for all of them.
+template <class M>
+void check_mask_shape(const M& mask, const call_shape& shape) {
+  require(mask.cols() == shape.keys, "mask has ", mask.cols(), " columns, key has ", shape.keys,
+          " rows");
+  require(mask.rows() == shape.queries || mask.rows() == 1, "mask has ", mask.rows(),
+          " rows, query has ", shape.queries, " (a single row would serve all)");
+}
+
+}  // namespace attn::detail

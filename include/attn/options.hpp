@@ -1,0 +1,133 @@
+// What a call of attention may be told besides its matrices, mask and score change.
+// A plain struct for designated initialisers: `{.alignment = attn::bottom_right, .scale = 0.05}`.
+#pragma once
+
+#include <Eigen/Core>
+#include <attn/executor.hpp>
+#include <attn/held_matrix.hpp>
+#include <attn/position.hpp>
+#include <limits>
+#include <optional>
+
+namespace attn {
+
+/// A reference to a matrix or vector of the caller's that receives a result. A plain dynamic matrix
+/// is resized; a Map, Block, Ref or fixed-size matrix must have the right size; a row of numbers
+/// may lie either way. The element type must be the one the call computes in (float for float and
+/// 16-bit inputs). What is referred to must outlive the call.
+class output {
+ public:
+  /// Nothing is asked for.
+  output() = default;
+
+  template <detail::PlainMatrix M>
+    requires(!std::is_const_v<M>)
+  output(M& matrix)  // NOLINT(google-explicit-constructor): `{.weights = w}` converts to it
+      : element_(&element<typename M::Scalar>),
+        target_(&matrix),
+        rows_(sizes(M::RowsAtCompileTime, M::MaxRowsAtCompileTime)),
+        cols_(sizes(M::ColsAtCompileTime, M::MaxColsAtCompileTime)),
+        locate_([](void* target, index rows, index cols) {
+          auto& resized = *static_cast<M*>(target);
+          resized.resize(rows, cols);
+          return place{resized.data(), resized.rowStride(), resized.colStride()};
+        }) {}
+
+  template <detail::MatrixView M>
+    requires((std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
+  output(M&& view)  // NOLINT(google-explicit-constructor): `{.weights = w.row(0)}` converts to it
+      : element_(&element<typename std::remove_cvref_t<M>::Scalar>),
+        view_{view.data(), view.rowStride(), view.colStride()},
+        rows_{view.rows(), view.rows()},
+        cols_{view.cols(), view.cols()} {}
+
+  [[nodiscard]] explicit operator bool() const { return element_ != nullptr; }
+
+  /// Throws unless rows x cols numbers of type S can be put here. Touches nothing.
+  template <class S>
+  void check(std::string_view name, index rows, index cols) const {
+    detail::require(element_ == &element<S>, "options.", name,
+                    " has another element type than the call computes in, which is float for "
+                    "float and 16-bit inputs, else the inputs' own");
+    detail::require(fits(rows, cols) || lies_down(rows, cols), "options.", name, " has ",
+                    rows_.to_text(), " rows and ", cols_.to_text(), " columns, it should have ",
+                    rows, " and ", cols);
+  }
+
+  /// The rows x cols numbers to write to, after `check`; resizes a plain matrix. Empty where
+  /// nothing is asked for.
+  template <class S>
+  [[nodiscard]] auto open(index rows, index cols) const {
+    if (!*this) rows = cols = 0;
+    const bool turned = lies_down(rows, cols);
+    place at =
+        locate_ == nullptr ? view_ : locate_(target_, turned ? cols : rows, turned ? rows : cols);
+    if (turned) std::swap(at.row_stride, at.col_stride);
+    using matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+    return Eigen::Map<matrix, Eigen::Unaligned, detail::any_stride>(
+        static_cast<S*>(at.data), rows, cols, detail::any_stride(at.col_stride, at.row_stride));
+  }
+
+ private:
+  /// Its address stands for the type. Not const, so that no linker folds two of them.
+  template <class S>
+  static inline char element = 0;
+
+  struct place {
+    void* data = nullptr;
+    index row_stride = 0;
+    index col_stride = 0;
+  };
+
+  /// The sizes that one dimension can take.
+  struct range {
+    index least = 0;
+    index most = 0;
+
+    [[nodiscard]] bool holds(index n) const { return least <= n && n <= most; }
+    [[nodiscard]] std::string to_text() const {
+      return least == most ? std::to_string(most) : "at most " + std::to_string(most);
+    }
+  };
+  static constexpr range sizes(int fixed, int most) {
+    if (fixed != Eigen::Dynamic) return {fixed, fixed};
+    return {0, most != Eigen::Dynamic ? most : std::numeric_limits<index>::max()};
+  }
+
+  [[nodiscard]] bool fits(index rows, index cols) const {
+    return rows_.holds(rows) && cols_.holds(cols);
+  }
+  [[nodiscard]] bool lies_down(index rows, index cols) const {
+    return cols == 1 && !fits(rows, cols) && fits(cols, rows);
+  }
+
+  const void* element_ = nullptr;
+  void* target_ = nullptr;
+  place view_;
+  range rows_;
+  range cols_;
+  place (*locate_)(void* target, index rows, index cols) = nullptr;
+};
+
+/// Options of a call; every one has a default.
+struct options {
+  /// How queries are placed among the keys: `top_left`, `bottom_right` or `offset(n)`. Must be
+  /// given where the numbers of queries and keys differ and the mask or score change looks at
+  /// positions.
+  attn::alignment alignment = {};
+  /// Who runs the call's tasks; by default the calling thread.
+  attn::executor executor = {};
+  /// Receives, for each query, m + ln l: the natural logarithm of the sum of exp(score) over the
+  /// keys it sees (and the sink); -inf where it sees none.
+  output log_sum_exp = {};
+  /// What the products of queries and keys are multiplied by; by default 1/√d for d columns (1 for
+  /// d = 0). Any finite number, also 0 and negative ones.
+  std::optional<double> scale = std::nullopt;
+  /// An attention sink: a logit without a value that takes probability away from the keys, neither
+  /// scaled nor masked. -inf is no sink.
+  double sink = -std::numeric_limits<double>::infinity();
+  /// Receives the weights, a row a query and a column a key. Rows sum to 1 (to less with a sink).
+  output weights = {};
+};
+
+}  // namespace attn
