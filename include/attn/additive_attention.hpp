@@ -1,7 +1,5 @@
-// Additive attention, the comparison that dot products won against: it scores a query and a key by
-// a small network, tanh and all, where a dot product is one fused multiply-add a feature
-// (Bahdanau, Cho, Bengio: Neural Machine Translation by Jointly Learning to Align and Translate,
-// 2015, arXiv 1409.0473, §A.1.2).
+// Additive attention, the comparison that dot products won against: each pair of a query and a key
+// is scored by a small network with its own tanh, where a dot product is one matrix product.
 #pragma once
 
 #include <Eigen/Core>
@@ -28,13 +26,14 @@ struct additive_attention_options {
   index width = 0;
 };
 
-/// softmax(s) value with s_ij = w · tanh(query_i W_q + key_j W_k).
+/// softmax(s) value with s_ij = w · tanh(query_i W_q + key_j W_k) (Bahdanau, Cho and Bengio: Neural
+/// Machine Translation by Jointly Learning to Align and Translate, 2015, arXiv 1409.0473, §A.1.2).
 ///
-/// Parameters, each named as in `parameter(name)`; first values as `xavier_uniform` draws them, in
-/// this order:
-///   query.weight  width x hidden_width
-///   key.weight    key_width x hidden_width
-///   score.weight  hidden_width x 1
+/// Parameters by name, first values as `xavier_uniform` draws them, in this order:
+///
+///     query.weight  width x hidden_width
+///     key.weight    key_width x hidden_width
+///     score.weight  hidden_width x 1
 template <class Scalar>
 class additive_attention {
  public:
@@ -83,7 +82,8 @@ class additive_attention {
     return detail::rounded<Scalar>(std::move(out));
   }
 
-  /// The scores s alone, Lq x Lk of accumulator_t<Scalar>: a stage, like `attn::score`.
+  /// The scores s alone, Lq x Lk of accumulator_t<Scalar>: a stage, like `attn::score`. `executor`
+  /// runs a task for each query. Throws std::invalid_argument where widths differ.
   template <class Q, class K>
   auto score(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
              const attn::executor& executor = {}) const {

@@ -1,8 +1,9 @@
 // Scaled dot-product attention for one head: softmax(mask(change(scale · Q Kᵀ))) V in one call.
-// The stages run over blocks of queries, so that memory grows with the keys only.
+// float and double go through the fused kernel, everything else through the stages.
 #pragma once
 
 #include <Eigen/Core>
+#include <attn/kernel/dispatch.hpp>
 #include <attn/mask.hpp>
 #include <attn/options.hpp>
 #include <attn/score_mod.hpp>
@@ -58,25 +59,16 @@ auto scale_factor(const options& options, index d) {
   return d == 0 ? real(1) : 1 / std::sqrt(static_cast<real>(d));
 }
 
-template <class Q, class K, class V, class M, class F>
-auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
-               const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
-               const options& options, const head_place& head = {}) {
-  using scalar = typename Q::Scalar;
-  using S = accumulator_t<scalar>;
-  static_assert(
-      std::is_same_v<scalar, typename K::Scalar> && std::is_same_v<scalar, typename V::Scalar>,
-      "attn: query, key and value should have one scalar type: cast the others.");
-  const call_shape shape = checked_shape<S>(q, k, v, mask, score_mod, options, head);
-
-  const auto& query = evaluated(q.derived());
-  const auto& key = evaluated(k.derived());
-  const auto& value = evaluated(v.derived());
+/// The attention of blocks of queries, one after the other, by the stages: the scores of a block
+/// are all there at once, so that memory grows with the keys.
+template <class S, class O, class Q, class K, class V, class M, class F>
+void attend_by_stages(O& out, const Q& query, const K& key, const V& value, const M& mask,
+                      const F& score_mod, const options& options, const call_shape& shape,
+                      const head_place& head) {
+  using scalar = typename O::Scalar;
   const auto factor = scale_factor<S>(options, query.cols());
   auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
   auto weights = options.weights.template open<S>(query.rows(), key.rows());
-  rows_by_cols<scalar, Q, V> out;
-  out.resize(query.rows(), value.cols());
 
   const auto attend = [&](const auto& rows, index first) {
     const block_place place{shape, head.batch, head.head, static_cast<std::int32_t>(first)};
@@ -98,6 +90,107 @@ auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
                        out.middleRows(first, rows) =
                            attend(query.middleRows(first, rows), first).template cast<scalar>();
                      }));
+  }
+}
+
+template <class T, class M>
+kernel::strided<T> strided_view(M& matrix) {
+  return {matrix.data(), matrix.rowStride(), matrix.colStride()};
+}
+
+/// A score change as the kernel calls it.
+template <class F>
+struct kernel_change {
+  const F* score_mod;
+
+  template <class T>
+  T operator()(T s, position at) const {
+    return change(*score_mod, s, at);
+  }
+};
+
+template <class F>
+auto for_kernel(const F& score_mod) {
+  if constexpr (std::is_same_v<F, identity>) {
+    return kernel::no_change{};
+  } else {
+    return kernel_change<F>{&score_mod};
+  }
+}
+
+/// Runs the fused kernel on every block of queries. A single small block needs no memory but the
+/// stack's.
+template <class S>
+void run_kernel(simd set, const kernel::problem<S>& p, const kernel::score_rules<S>& rules,
+                const options& options) {
+  constexpr std::size_t small = 16384;
+  const kernel::block_needs needs = kernel::needs(set, p);
+  const std::size_t bytes = static_cast<std::size_t>(needs.memory) * sizeof(S);
+  if (p.shape.queries <= needs.rows && bytes <= small) {
+    alignas(kernel::workspace_alignment) std::byte memory[small];
+    kernel::forward(set, p, rules, 0, p.shape.queries, reinterpret_cast<S*>(memory));
+    return;
+  }
+  workspace own;
+  workspace& memory = options.workspace != nullptr ? *options.workspace : own;
+  options.executor((p.shape.queries + needs.rows - 1) / needs.rows, task([&](index block) {
+                     const index first = block * needs.rows;
+                     const index rows = std::min(needs.rows, p.shape.queries - first);
+                     const workspace::lease lease(memory, bytes);
+                     kernel::forward(set, p, rules, first, rows, static_cast<S*>(lease.data()));
+                   }));
+}
+
+template <class O, class Q, class K, class V, class M, class F>
+void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, const M& mask,
+                      const F& score_mod, const options& options, const call_shape& shape,
+                      const head_place& head) {
+  using S = typename O::Scalar;
+  auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
+  auto weights = options.weights.template open<S>(query.rows(), key.rows());
+  kernel::problem<S> p;
+  p.query = strided_view<const S>(query);
+  p.key = strided_view<const S>(key);
+  p.value = strided_view<const S>(value);
+  p.out = strided_view<S>(out);
+  if (options.log_sum_exp) p.log_sum_exp = strided_view<S>(lse);
+  if (options.weights) p.weights = strided_view<S>(weights);
+  p.depth = query.cols();
+  p.value_depth = value.cols();
+  p.scale = static_cast<S>(scale_factor<S>(options, query.cols()));
+  p.sink = checked_sink<S>(options.sink);
+  p.shape = shape;
+  p.batch = head.batch;
+  p.head = head.head;
+  if (shape.queries == 0) return;
+  const simd set = instruction_set();
+  const auto change = for_kernel(score_mod);
+  run_kernel(set, p, kernel::make_rules<S>(set, mask, change), options);
+}
+
+/// Whether calls on this scalar type have a fused kernel.
+template <class Scalar>
+inline constexpr bool has_kernel = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
+
+template <class Q, class K, class V, class M, class F>
+auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
+               const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
+               const options& options, const head_place& head = {}) {
+  using scalar = typename Q::Scalar;
+  using S = accumulator_t<scalar>;
+  static_assert(
+      std::is_same_v<scalar, typename K::Scalar> && std::is_same_v<scalar, typename V::Scalar>,
+      "attn: query, key and value should have one scalar type: cast the others.");
+  const call_shape shape = checked_shape<S>(q, k, v, mask, score_mod, options, head);
+  const auto& query = evaluated(q.derived());
+  const auto& key = evaluated(k.derived());
+  const auto& value = evaluated(v.derived());
+  rows_by_cols<scalar, Q, V> out;
+  out.resize(query.rows(), value.cols());
+  if constexpr (has_kernel<scalar>) {
+    attend_by_kernel(out, query, key, value, mask, score_mod, options, shape, head);
+  } else {
+    attend_by_stages<S>(out, query, key, value, mask, score_mod, options, shape, head);
   }
   return out;
 }

@@ -16,6 +16,50 @@
 #define ATTN_HAS_EXCEPTIONS 0
 #endif
 
+// Where the compiler can build a part of a file for an instruction set of its own.
+#if defined(__GNUC__) && defined(__x86_64__)
+#define ATTN_X86 1
+#else
+#define ATTN_X86 0
+#endif
+#if defined(__GNUC__) && defined(__aarch64__) && defined(__ARM_NEON)
+#define ATTN_NEON 1
+#else
+#define ATTN_NEON 0
+#endif
+
+// The instruction set that the flags of the build name, if any.
+#if ATTN_X86 && defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
+    defined(__AVX512VL__)
+#define ATTN_BUILT_FOR_AVX512 1
+#define ATTN_BUILT_FOR_AVX2 0
+#define ATTN_BUILD_NAMESPACE built_for_avx512
+#elif ATTN_X86 && defined(__AVX2__) && defined(__FMA__)
+#define ATTN_BUILT_FOR_AVX512 0
+#define ATTN_BUILT_FOR_AVX2 1
+#define ATTN_BUILD_NAMESPACE built_for_avx2
+#else
+#define ATTN_BUILT_FOR_AVX512 0
+#define ATTN_BUILT_FOR_AVX2 0
+#define ATTN_BUILD_NAMESPACE built_for_any
+#endif
+
+// Vectors live in registers only where they are inlined; loops over registers must be unrolled.
+#if defined(__GNUC__)
+#define ATTN_INLINE inline __attribute__((always_inline))
+#define ATTN_NOINLINE __attribute__((noinline))
+#else
+#define ATTN_INLINE inline
+#define ATTN_NOINLINE
+#endif
+#if defined(__clang__)
+#define ATTN_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define ATTN_UNROLL _Pragma("GCC unroll 32")
+#else
+#define ATTN_UNROLL
+#endif
+
 namespace attn {
 
 /// Counts and indices of rows and columns; the same type as `Eigen::Index`.

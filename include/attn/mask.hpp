@@ -240,6 +240,7 @@ class additive_mask {
 /// What both masks leave visible. Where one is additive, so is the result; biases add up.
 template <Mask A, Mask B>
 struct intersection {
+  static constexpr bool conjunction = true;
   static constexpr bool positional = positional_mask<A> || positional_mask<B>;
   A first;
   B second;

@@ -54,8 +54,9 @@ struct output_with_weights {
 ///     output.weight  heads·dv x width         output.bias  1 x width
 ///
 /// First values: weights as `xavier_uniform` draws them, in the order above, all heads of a
-/// projection as one matrix; biases 0. PyTorch draws query, key and value of one width as a single
-/// (3 width, width) matrix instead, so with bound √(6 / (4 width)) where this has √(6 / (2 width)).
+/// projection as one matrix; biases 0. For keys and values as wide as the queries this is not what
+/// PyTorch draws: there, query, key and value are one (3 width, width) matrix, so with bound
+/// √(6 / (4 width)), and the output has √(1 / width), where each has √(6 / (2 width)) here.
 template <class Scalar>
 class multi_head_attention {
  public:
@@ -106,8 +107,7 @@ class multi_head_attention {
     return attend(query, key, value, mask, score_mod, [&](index) { return options; });
   }
 
-  /// As the call, with the weights of each head: `auto [out, weights] = layer.with_weights(x, x,
-  /// x)`.
+  /// As the call, with each head's weights: `auto [out, weights] = layer.with_weights(x, x, x)`.
   template <class Q, class K, class V, class M = none, class F = identity>
   auto with_weights(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
                     const Eigen::DenseBase<V>& value, const M& mask = {}, const F& score_mod = {},
@@ -230,6 +230,12 @@ class multi_head_attention {
                     key.rows());
   }
 
+  /// The d columns of head h. Without rows there is no memory that a pointer could move along.
+  template <class X>
+  static auto head_of(X& x, index h, index d) {
+    return x.middleCols(x.rows() == 0 ? 0 : h * d, d);
+  }
+
   /// `options_of(head)`: the options for the call of one head.
   template <class Q, class K, class V, class M, class F, class OptionsOf>
   auto attend(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
@@ -246,9 +252,9 @@ class multi_head_attention {
     for (index h = 0; h < heads_; ++h) {
       const detail::head_place place{.head = static_cast<std::int32_t>(h),
                                      .heads = static_cast<std::int32_t>(heads_)};
-      joined.middleCols(h * dv, dv) = detail::attention(
-          q.middleCols(h * d, d), k.middleCols(h * d, d), v.middleCols(h * dv, dv), checked_mask,
-          score_mod, options_of(h), place);
+      head_of(joined, h, dv) =
+          detail::attention(head_of(q, h, d), head_of(k, h, d), head_of(v, h, dv), checked_mask,
+                            score_mod, options_of(h), place);
     }
     return detail::rounded<Scalar>(output_(joined));
   }

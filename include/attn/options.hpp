@@ -6,6 +6,7 @@
 #include <attn/executor.hpp>
 #include <attn/held_matrix.hpp>
 #include <attn/position.hpp>
+#include <attn/workspace.hpp>
 #include <limits>
 #include <optional>
 
@@ -128,6 +129,8 @@ struct options {
   double sink = -std::numeric_limits<double>::infinity();
   /// Receives the weights, a row a query and a column a key. Rows sum to 1 (to less with a sink).
   output weights = {};
+  /// Memory to work in, kept from call to call; by default each call has its own.
+  attn::workspace* workspace = nullptr;
 };
 
 }  // namespace attn

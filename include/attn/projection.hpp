@@ -132,6 +132,7 @@ template <class Values, class Scalar, class Rename>
 void load(std::vector<named_parameter<Values>> all, const tensors<Scalar>& from,
           const Rename& rename) {
   std::vector<tensor_shape> expected;
+  expected.reserve(all.size());
   for (const auto& [name, values] : all) {
     expected.push_back({rename(name), values.rows(), values.cols()});
   }

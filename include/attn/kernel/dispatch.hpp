@@ -1,0 +1,181 @@
+// Compiles the engine once for each instruction set, in a namespace of its own, and calls the one
+// in use. A region with a target is built for that target whatever the flags of the build.
+#pragma once
+
+#include <algorithm>
+#include <attn/kernel/instruction_set.hpp>
+#include <attn/kernel/problem.hpp>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#if ATTN_X86 && !ATTN_BUILT_FOR_AVX512
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+#endif
+#if ATTN_X86
+namespace attn::kernel {
+inline namespace ATTN_BUILD_NAMESPACE {
+namespace avx512 {
+#include <attn/kernel/simd/avx512.inl>
+// The engine on these vectors.
+#include <attn/kernel/engine.inl>
+}  // namespace avx512
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn::kernel
+#endif
+#if ATTN_X86 && !ATTN_BUILT_FOR_AVX512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+#if ATTN_X86 && !ATTN_BUILT_FOR_AVX512
+#if !ATTN_BUILT_FOR_AVX2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#endif
+namespace attn::kernel {
+inline namespace ATTN_BUILD_NAMESPACE {
+namespace avx2 {
+#include <attn/kernel/simd/avx2.inl>
+// The engine on these vectors.
+#include <attn/kernel/engine.inl>
+}  // namespace avx2
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn::kernel
+#if !ATTN_BUILT_FOR_AVX2
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+#endif
+
+namespace attn::kernel {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+#if ATTN_NEON
+namespace neon {
+#include <attn/kernel/simd/neon.inl>
+// The engine on these vectors.
+#include <attn/kernel/engine.inl>
+}  // namespace neon
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+namespace portable {
+#include <attn/kernel/simd/portable.inl>
+// The engine on these vectors.
+#include <attn/kernel/engine.inl>
+}  // namespace portable
+#endif
+
+/// What an instruction set asks for: rows of a block, and numbers to work in.
+struct block_needs {
+  index rows = 0;
+  index memory = 0;
+};
+
+template <class T>
+block_needs needs(simd set, const problem<T>& p) {
+  switch (set) {
+#if ATTN_X86
+    case simd::avx512:
+      return {avx512::block_rows<T>, avx512::memory_size(p)};
+#if !ATTN_BUILT_FOR_AVX512
+    case simd::avx2:
+      return {avx2::block_rows<T>, avx2::memory_size(p)};
+#endif
+#endif
+#if ATTN_NEON
+    default:
+      return {neon::block_rows<T>, neon::memory_size(p)};
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+    default:
+      return {portable::block_rows<T>, portable::memory_size(p)};
+#else
+    default:
+      return {};
+#endif
+  }
+}
+
+/// The rules of a mask and a score change on an instruction set. They refer to both.
+template <class T, class M, class F>
+score_rules<T> make_rules(simd set, const M& mask, const F& change) {
+  score_rules<T> rules;
+  rules.mask = &mask;
+  rules.change = &change;
+  rules.changes = !std::is_same_v<F, no_change> || requires { mask.bias(position{}); };
+  rules.cover = [](const void* m, const tile& t) { return static_cast<const M*>(m)->cover(t); };
+  rules.visible = [](const void* m, const position& at) {
+    return static_cast<bool>(static_cast<const M*>(m)->visible(at));
+  };
+  switch (set) {
+#if ATTN_X86
+    case simd::avx512:
+      rules.change_scores = avx512::change_scores<T, M, F>;
+      rules.hide = avx512::hide<T, M>;
+      break;
+#if !ATTN_BUILT_FOR_AVX512
+    case simd::avx2:
+      rules.change_scores = avx2::change_scores<T, M, F>;
+      rules.hide = avx2::hide<T, M>;
+      break;
+#endif
+#endif
+    default:
+#if ATTN_NEON
+      rules.change_scores = neon::change_scores<T, M, F>;
+      rules.hide = neon::hide<T, M>;
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+      rules.change_scores = portable::change_scores<T, M, F>;
+      rules.hide = portable::hide<T, M>;
+#endif
+      break;
+  }
+  return rules;
+}
+
+/// Rows [first, first + rows) of the result, at most needs().rows; memory: needs().memory numbers,
+/// aligned to workspace_alignment.
+template <class T>
+void forward(simd set, const problem<T>& p, const score_rules<T>& rules, index first, index rows,
+             T* memory) {
+  switch (set) {
+#if ATTN_X86
+    case simd::avx512:
+      return avx512::forward(p, rules, first, rows, memory);
+#if !ATTN_BUILT_FOR_AVX512
+    case simd::avx2:
+      return avx2::forward(p, rules, first, rows, memory);
+#endif
+#endif
+    default:
+#if ATTN_NEON
+      return neon::forward(p, rules, first, rows, memory);
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+      return portable::forward(p, rules, first, rows, memory);
+#else
+      return;
+#endif
+  }
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn::kernel

@@ -1,0 +1,9 @@
+// The engine, in reading order. Included once per instruction set, after its vectors.
+// clang-format off: the order matters
+#include <attn/kernel/engine/exp2.inl>
+#include <attn/kernel/engine/tile_product.inl>
+#include <attn/kernel/engine/transpose.inl>
+#include <attn/kernel/engine/mask_tile.inl>
+#include <attn/kernel/engine/online_softmax.inl>
+#include <attn/kernel/engine/forward.inl>
+// clang-format on

@@ -1,0 +1,282 @@
+// The forward pass over one block of queries: score, change, mask, softmax, weighted sum, a tile of
+// keys at a time.
+
+/// Keys in a tile. Tiles lie on a fixed grid of keys, so that a row's sums are grouped alike
+/// whatever block it is in.
+inline constexpr std::int32_t keys_a_tile = 64;
+
+/// Where a block of queries keeps its numbers, all [something][lane].
+template <class T>
+struct block_memory {
+  T* query;         // depth
+  T* scores;        // keys_a_tile
+  T* out;           // value_depth, not yet divided by the sums
+  T* highest;       // of the rows so far
+  T* tile_highest;  // of the tile
+  T* sum;
+  T* factor;
+  T* finite;  // keys_a_tile x value_depth: values without what is not finite
+
+  static index size(index depth, index value_depth, index keys, index lanes) {
+    return (depth + keys + value_depth + 4) * lanes + keys * value_depth;
+  }
+  /// Each part starts at a whole vector, for all but the last are multiples of the lanes.
+  static block_memory of(T* from, index depth, index value_depth, index keys, index lanes) {
+    block_memory at{};
+    at.query = from;
+    at.scores = at.query + depth * lanes;
+    at.out = at.scores + keys * lanes;
+    at.highest = at.out + value_depth * lanes;
+    at.tile_highest = at.highest + lanes;
+    at.sum = at.tile_highest + lanes;
+    at.factor = at.sum + lanes;
+    at.finite = at.factor + lanes;
+    return at;
+  }
+};
+
+/// One block of queries against all keys: what the steps below share.
+template <class T>
+struct query_block {
+  const problem<T>& p;
+  const score_rules<T>& rules;
+  index first;
+  index rows;
+  block_memory<T> at;
+  const std::int32_t* row;
+  bool finished;  // whether scores are multiplied by the scale before the softmax, or in it
+  T unit;         // what the softmax then multiplies them by
+};
+
+/// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
+template <class T>
+tile trimmed(tile t, const score_rules<T>& rules) {
+  constexpr std::int32_t step = 8;
+  while (t.keys > step) {
+    tile start = t;
+    start.keys = step;
+    if (rules.cover(rules.mask, start) != coverage::none) break;
+    t.key += step;
+    t.keys -= step;
+  }
+  while (t.keys > step) {
+    tile end = t;
+    end.keys = (t.keys - 1) % step + 1;
+    end.key = t.key + t.keys - end.keys;
+    if (rules.cover(rules.mask, end) != coverage::none) break;
+    t.keys -= end.keys;
+  }
+  return t;
+}
+
+/// The tile of keys from `key` on, and how much of it is seen. Where that is some of it, its ends
+/// are cut off where nothing is.
+template <class T>
+coverage find_tile(const query_block<T>& block, std::int32_t key, tile& t) {
+  const call_shape& shape = block.p.shape;
+  t = {block.p.batch,
+       block.p.head,
+       block.row[0],
+       block.row[0] + shape.offset,
+       key,
+       static_cast<std::int32_t>(block.rows),
+       std::min(keys_a_tile, shape.keys - key)};
+  const coverage seen = block.rules.cover(block.rules.mask, t);
+  if (seen == coverage::some) t = trimmed(t, block.rules);
+  return seen;
+}
+
+/// score, scale and change, mask: leaves the tile's scores and the largest of each lane.
+template <class T, int Vectors>
+void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage seen) {
+  const block_memory<T>& at = block.at;
+  std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
+  score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
+                                  s.place.keys, at.scores, at.tile_highest);
+  if (block.finished) block.rules.change_scores(block.rules, s, block.p.scale);
+  if (seen == coverage::some) block.rules.hide(block.rules, s);  // last: a soft cap lifts -inf
+  if (block.finished || seen == coverage::some) {
+    find_highest<T, Vectors>(at.scores, s.place.keys, at.tile_highest);
+  }
+}
+
+/// The weighted sum where values are not finite: each such number reaches only the lanes that see
+/// its key. The finite part goes through the same product, so that the other lanes keep their bits.
+template <class T, int Vectors>
+ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const score_tile<T>& s,
+                                          strided<const T> value) {
+  const block_memory<T>& at = block.at;
+  const index value_depth = block.p.value_depth;
+  for (index j = 0; j < s.place.keys; ++j) {
+    for (index c = 0; c < value_depth; ++c) {
+      const T x = *value.at(j, c);
+      at.finite[j * value_depth + c] = x - x == T(0) ? x : T(0);
+    }
+  }
+  weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
+                                         s.place.keys, value_depth, at.factor, at.out);
+  for (std::int32_t j = 0; j < s.place.keys; ++j) {
+    for (index c = 0; c < value_depth; ++c) {
+      const T x = *value.at(j, c);
+      if (x - x == T(0)) continue;
+      for (index w = 0; w < s.lanes; ++w) {
+        if (!block.rules.visible(block.rules.mask, s.at(w, j))) continue;
+        at.out[c * s.lanes + w] += s.scores[j * s.lanes + w] * x;
+      }
+    }
+  }
+}
+
+template <class T>
+bool all_finite(const T* x, index size) {
+  const vec<T> zero = broadcast(T(0));
+  for (index i = 0; i < size; i += vec<T>::lanes) {
+    const vec<T> a = load(x + i);
+    if (!all_equal(a - a, zero)) return false;
+  }
+  return true;
+}
+
+/// Everything but the division by the sums. Returns whether the block must be done again with care:
+/// a number that is not finite came through, and the mask hid something where it may have come
+/// from.
+template <class T, int Vectors>
+bool attend(const query_block<T>& block, bool with_care) {
+  const problem<T>& p = block.p;
+  const block_memory<T>& at = block.at;
+  constexpr index lanes = width<T, Vectors>;
+  std::fill_n(at.out, p.value_depth * lanes, T(0));
+  std::fill_n(at.sum, lanes, T(0));
+  std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
+
+  bool hid = false;
+  for (std::int32_t key = 0; key < p.shape.keys; key += keys_a_tile) {
+    tile t;
+    const coverage seen = find_tile(block, key, t);
+    if (seen == coverage::none) continue;
+    const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
+    const strided<const T> value = p.value.from(t.key, 0);
+
+    score_tile_of<T, Vectors>(block, s, seen);
+    absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
+                       softmax_state<T>{at.highest, at.sum, at.factor});
+    if (with_care) {
+      weighted_sum_with_care<T, Vectors>(block, s, value);
+    } else {
+      weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, p.value_depth, at.factor,
+                                             at.out);
+    }
+    hid = hid || seen == coverage::some;
+  }
+  return hid && !with_care && !all_finite(at.out, p.value_depth * lanes);
+}
+
+/// Divides by the sums, the sink among them, and writes the rows out. A row whose sum is 0 is 0.
+/// Leaves in `factor` what exp(s - highest) is multiplied by to become a weight.
+template <class T, int Vectors>
+void finish(const query_block<T>& block) {
+  const problem<T>& p = block.p;
+  const block_memory<T>& at = block.at;
+  constexpr index lanes = width<T, Vectors>;
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  for (index w = 0; w < block.rows; ++w) {
+    T m = at.highest[w] * block.unit;
+    T l = at.sum[w];
+    T shrink = l == T(0) ? T(0) : T(1);
+    if (p.sink > lowest) {
+      const T raised = m > p.sink ? m : p.sink;
+      if (m > lowest) shrink *= std::exp(m - raised);
+      l = l * shrink + std::exp(p.sink - raised);
+      m = raised;
+    }
+    at.factor[w] = shrink == T(0) ? T(0) : shrink / l;
+    if (p.log_sum_exp.data != nullptr) {
+      *p.log_sum_exp.at(block.first + w, 0) =
+          l == T(0) ? lowest : (m > lowest ? m : T(0)) + std::log(l);
+    }
+  }
+  std::fill(at.factor + block.rows, at.factor + lanes, T(0));
+  const vec<T> zero = broadcast(T(0));
+  for (index i = 0; i < p.value_depth * lanes; i += vec<T>::lanes) {
+    const vec<T> factor = load(at.factor + i % lanes);
+    store(at.out + i, where_equal(factor, zero, zero, load(at.out + i) * factor));
+  }
+  lanes_to_rows(at.out, lanes, p.out.from(block.first, 0), block.rows, p.value_depth);
+}
+
+/// The weights of the rows, in a second pass over the scores, after `finish`.
+template <class T, int Vectors>
+ATTN_NOINLINE void write_weights(const query_block<T>& block) {
+  const problem<T>& p = block.p;
+  const block_memory<T>& at = block.at;
+  constexpr index lanes = width<T, Vectors>;
+  for (std::int32_t key = 0; key < p.shape.keys; key += keys_a_tile) {
+    const strided<T> to = p.weights.from(block.first, key);
+    tile t;
+    const coverage seen = find_tile(block, key, t);
+    if (seen != coverage::all) {
+      const std::int32_t keys = std::min(keys_a_tile, p.shape.keys - key);
+      for (index i = 0; i < block.rows; ++i) {
+        for (index j = 0; j < keys; ++j) *to.at(i, j) = T(0) * at.factor[i];  // NaN in a NaN row
+      }
+    }
+    if (seen == coverage::none) continue;
+    score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen);
+    weigh<T, Vectors>(at.scores, t.keys, at.highest, bits<T>(block.unit), at.factor);
+    lanes_to_rows(at.scores, lanes, to.from(0, t.key - key), block.rows, t.keys);
+  }
+}
+
+/// The rows first ... first + rows of the result, at most as many as there are lanes.
+template <class T, int Vectors>
+void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
+                   T* memory) {
+  constexpr index lanes = width<T, Vectors>;
+  std::int32_t row[lanes];
+  for (index w = 0; w < lanes; ++w)
+    row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
+  // The scale can wait until the softmax but where something else comes between, and for 0: hidden
+  // scores must stay -inf. A negative one goes into the queries' signs, for it turns maxima round.
+  const bool finished = rules.changes || p.scale == T(0);
+  const query_block<T> block{p,
+                             rules,
+                             first,
+                             rows,
+                             block_memory<T>::of(memory, p.depth, p.value_depth,
+                                                 std::min(keys_a_tile, p.shape.keys), lanes),
+                             row,
+                             finished,
+                             finished ? T(1) : std::abs(p.scale)};
+  rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
+  if (!finished && p.scale < T(0)) {
+    for (index i = 0; i < p.depth * lanes; ++i) block.at.query[i] = -block.at.query[i];
+  }
+  if (attend<T, Vectors>(block, false)) attend<T, Vectors>(block, true);
+  finish<T, Vectors>(block);
+  if (p.weights.data != nullptr) write_weights<T, Vectors>(block);
+}
+
+/// Queries that are worked on at once.
+template <class T>
+inline constexpr index block_rows = width<T, 3>;
+
+/// Numbers that `forward` needs to work in, for the largest of its blocks.
+template <class T>
+index memory_size(const problem<T>& p) {
+  const index rows = std::min(block_rows<T>, index{p.shape.queries});
+  const index vectors = (rows + vec<T>::lanes - 1) / vec<T>::lanes;
+  return block_memory<T>::size(p.depth, p.value_depth, std::min(keys_a_tile, p.shape.keys),
+                               vectors * vec<T>::lanes);
+}
+
+/// Rows [first, first + rows) of the result, at most block_rows<T>, in as few vectors as they fill.
+template <class T>
+void forward(const problem<T>& p, const score_rules<T>& rules, index first, index rows, T* memory) {
+  if (rows <= width<T, 1>) {
+    forward_block<T, 1>(p, rules, first, rows, memory);
+  } else if (rows <= width<T, 2>) {
+    forward_block<T, 2>(p, rules, first, rows, memory);
+  } else {
+    forward_block<T, 3>(p, rules, first, rows, memory);
+  }
+}

@@ -1,0 +1,86 @@
+// The softmax of one query a lane, over tiles of keys as they come (Milakov, Gimelshein: Online
+// normalizer calculation for softmax, 2018).
+
+/// What is known of each lane's row after some tiles.
+/// highest = max s, -inf at first;  sum = Σ exp(unit · (s - highest)), both over the keys absorbed.
+template <class T>
+struct softmax_state {
+  T* highest;
+  T* sum;
+  T* factor;  // what the last tile shrank earlier sums by
+};
+
+/// The unit of an exponential of base e in one of base 2.
+template <class T>
+constexpr T bits(T unit) {
+  return unit * T(1.44269504088896340736);
+}
+
+/// Turns a tile of scores into weights exp(unit · (s - highest)), where `unit` is in bits (log2 e
+/// for finished scores), and raises `highest` to `tile_highest` where that is more. A lane that has
+/// seen nothing but -inf counts from 0: its weights are exp(-inf) = 0. A NaN is lost to every
+/// maximum but not to the sum.
+template <class T, int Vectors>
+ATTN_NOINLINE void absorb(T* scores, index keys, const T* tile_highest, T unit_in_bits,
+                          softmax_state<T> state) {
+  constexpr int lanes = vec<T>::lanes;
+  const vec<T> unit = broadcast(unit_in_bits);
+  const vec<T> zero = broadcast(T(0));
+  const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+  vec<T> base[Vectors];
+  vec<T> sum[Vectors];
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    const vec<T> before = load(state.highest + v * lanes);
+    const vec<T> now = larger(load(tile_highest + v * lanes), before);
+    store(state.highest + v * lanes, now);
+    base[v] = where_equal(now, lowest, zero, now);
+    store(state.factor + v * lanes, exp2((before - base[v]) * unit));
+    sum[v] = zero;
+  }
+  for (index j = 0; j < keys; ++j) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      T* s = scores + j * width<T, Vectors> + v * lanes;
+      const vec<T> weight = exp2((load(s) - base[v]) * unit);
+      store(s, weight);
+      sum[v] = sum[v] + weight;
+    }
+  }
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    T* s = state.sum + v * lanes;
+    store(s, multiply_add(load(s), load(state.factor + v * lanes), sum[v]));
+  }
+}
+
+/// The largest score of each lane in a tile.
+template <class T, int Vectors>
+ATTN_NOINLINE void find_highest(const T* scores, index keys, T* highest) {
+  constexpr int lanes = vec<T>::lanes;
+  vec<T> most[Vectors];
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) most[v] = broadcast(-std::numeric_limits<T>::infinity());
+  for (index j = 0; j < keys; ++j) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      most[v] = larger(load(scores + j * width<T, Vectors> + v * lanes), most[v]);
+    }
+  }
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) store(highest + v * lanes, most[v]);
+}
+
+/// Turns a tile of scores into exp(unit · (s - highest)) · factor, and 0 where the factor is 0.
+template <class T, int Vectors>
+ATTN_NOINLINE void weigh(T* scores, index keys, const T* highest, T unit_in_bits, const T* factor) {
+  constexpr int lanes = vec<T>::lanes;
+  const vec<T> zero = broadcast(T(0));
+  const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+  for (index i = 0; i < keys * width<T, Vectors>; i += lanes) {
+    const vec<T> most = load(highest + i % width<T, Vectors>);
+    const vec<T> f = load(factor + i % width<T, Vectors>);
+    const vec<T> below = load(scores + i) - where_equal(most, lowest, zero, most);
+    store(scores + i, where_equal(f, zero, zero, exp2(below * broadcast(unit_in_bits)) * f));
+  }
+}

@@ -1,0 +1,116 @@
+// The one product of the engine: C[r][lanes] += Σ_k A[r, k] · B[k][lanes].
+//
+//            B: depth x lanes, contiguous rows           C: Rows x Vectors registers,
+//          ┌────────┬────────┬────────┐                  each held by one row of A
+//        k │ vector │ vector │ vector │                  and one vector of lanes
+//          └────────┴────────┴────────┘
+//   A[r,k] ▪ broadcast, any strides          ▪▪▪ -> C[r][0] C[r][1] C[r][2]
+//
+// Scores: A = keys, B = queries (transposed). Weighted sum: A = valuesᵀ, B = weights.
+
+template <class T, int Rows, int Vectors>
+struct registers {
+  vec<T> at[Rows][Vectors];
+};
+
+template <class T, int Vectors>
+inline constexpr int width = Vectors * vec<T>::lanes;
+
+template <class T, int Rows, int Vectors>
+ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
+                            const T* b, index depth) {
+  for (index k = 0; k < depth; ++k) {
+    vec<T> x[Vectors];
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) x[v] = load(b + v * vec<T>::lanes);
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const vec<T> y = broadcast(a[r * a_row]);
+      ATTN_UNROLL
+      for (int v = 0; v < Vectors; ++v) c.at[r][v] = multiply_add(y, x[v], c.at[r][v]);
+    }
+    a += a_step;
+    b += width<T, Vectors>;
+  }
+}
+
+/// scores[j][lanes] = Σ_e key[j, e] · query[e][lanes] for Rows keys; raises `highest` to the
+/// largest score of each lane.
+template <class T, int Rows, int Vectors>
+ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth, T* scores,
+                              T* highest) {
+  registers<T, Rows, Vectors> c;
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
+  }
+  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth);
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    vec<T> most = load(highest + v * vec<T>::lanes);
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      store(scores + r * width<T, Vectors> + v * vec<T>::lanes, c.at[r][v]);
+      most = larger(c.at[r][v], most);
+    }
+    store(highest + v * vec<T>::lanes, most);
+  }
+}
+
+/// out[c][lanes] = out[c][lanes] · factor[lanes] + Σ_j value[j, c] · weights[j][lanes] for Rows
+/// columns c of the values.
+template <class T, int Rows, int Vectors>
+ATTN_NOINLINE void weighted_sum_rows(strided<const T> value, const T* weights, index keys,
+                                     const T* factor, T* out) {
+  registers<T, Rows, Vectors> c;
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    const vec<T> shrink = load(factor + v * vec<T>::lanes);
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
+    }
+  }
+  accumulate(c, value.data, value.col_stride, value.row_stride, weights, keys);
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      store(out + r * width<T, Vectors> + v * vec<T>::lanes, c.at[r][v]);
+    }
+  }
+}
+
+/// As many rows at once as there are registers for, then the rest by halves.
+template <class T, int Rows, int Vectors>
+void score(strided<const T> key, const T* query, index depth, index keys, T* scores, T* highest) {
+  index j = 0;
+  for (; j + Rows <= keys; j += Rows) {
+    score_rows<T, Rows, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
+                                 scores + j * width<T, Vectors>, highest);
+  }
+  if constexpr (Rows > 1) {
+    if (j < keys) {
+      score<T, Rows / 2, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
+                                  keys - j, scores + j * width<T, Vectors>, highest);
+    }
+  }
+}
+
+template <class T, int Rows, int Vectors>
+void weighted_sum(strided<const T> value, const T* weights, index keys, index value_depth,
+                  const T* factor, T* out) {
+  index c = 0;
+  for (; c + Rows <= value_depth; c += Rows) {
+    weighted_sum_rows<T, Rows, Vectors>({value.at(0, c), value.row_stride, value.col_stride},
+                                        weights, keys, factor, out + c * width<T, Vectors>);
+  }
+  if constexpr (Rows > 1) {
+    if (c < value_depth) {
+      weighted_sum<T, Rows / 2, Vectors>({value.at(0, c), value.row_stride, value.col_stride},
+                                         weights, keys, value_depth - c, factor,
+                                         out + c * width<T, Vectors>);
+    }
+  }
+}

@@ -1,0 +1,134 @@
+// Vectors of AVX-512: 16 floats or 8 doubles. The same names as in the other files here.
+// Some operations are written with a mask of all lanes: without it g++ 12 warns of its own header.
+
+template <class T>
+struct vec;
+
+template <>
+struct vec<float> {
+  static constexpr int lanes = 16;
+  __m512 v;
+};
+template <>
+struct vec<double> {
+  static constexpr int lanes = 8;
+  __m512d v;
+};
+
+inline constexpr __mmask16 all16 = 0xffff;
+inline constexpr __mmask8 all8 = 0xff;
+
+ATTN_INLINE vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
+ATTN_INLINE vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
+ATTN_INLINE void store(float* p, vec<float> a) { _mm512_storeu_ps(p, a.v); }
+ATTN_INLINE void store(double* p, vec<double> a) { _mm512_storeu_pd(p, a.v); }
+ATTN_INLINE vec<float> broadcast(float x) { return {_mm512_set1_ps(x)}; }
+ATTN_INLINE vec<double> broadcast(double x) { return {_mm512_set1_pd(x)}; }
+
+ATTN_INLINE vec<float> operator+(vec<float> a, vec<float> b) { return {_mm512_add_ps(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator+(vec<double> a, vec<double> b) {
+  return {_mm512_add_pd(a.v, b.v)};
+}
+ATTN_INLINE vec<float> operator-(vec<float> a, vec<float> b) { return {_mm512_sub_ps(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator-(vec<double> a, vec<double> b) {
+  return {_mm512_sub_pd(a.v, b.v)};
+}
+ATTN_INLINE vec<float> operator*(vec<float> a, vec<float> b) { return {_mm512_mul_ps(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator*(vec<double> a, vec<double> b) {
+  return {_mm512_mul_pd(a.v, b.v)};
+}
+/// a · b + c, rounded once.
+ATTN_INLINE vec<float> multiply_add(vec<float> a, vec<float> b, vec<float> c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+ATTN_INLINE vec<double> multiply_add(vec<double> a, vec<double> b, vec<double> c) {
+  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+}
+/// The larger one, and b where a is NaN.
+ATTN_INLINE vec<float> larger(vec<float> a, vec<float> b) {
+  return {_mm512_maskz_max_ps(all16, a.v, b.v)};
+}
+ATTN_INLINE vec<double> larger(vec<double> a, vec<double> b) {
+  return {_mm512_maskz_max_pd(all8, a.v, b.v)};
+}
+
+/// Where a == b, x, else y.
+ATTN_INLINE vec<float> where_equal(vec<float> a, vec<float> b, vec<float> x, vec<float> y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ), y.v, x.v)};
+}
+ATTN_INLINE vec<double> where_equal(vec<double> a, vec<double> b, vec<double> x, vec<double> y) {
+  return {_mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ), y.v, x.v)};
+}
+ATTN_INLINE bool all_equal(vec<float> a, vec<float> b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) == 0xffff;
+}
+ATTN_INLINE bool all_equal(vec<double> a, vec<double> b) {
+  return _mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ) == 0xff;
+}
+
+/// t - ⌊t⌋, in [0, 1); 0 for -inf.
+ATTN_INLINE vec<float> fraction(vec<float> t) {
+  return {_mm512_reduce_ps(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+ATTN_INLINE vec<double> fraction(vec<double> t) {
+  return {_mm512_reduce_pd(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+/// x · 2^⌊t⌋ for t <= 0 and x in [1, 2]; 0 where that underflows.
+ATTN_INLINE vec<float> times_power(vec<float> x, vec<float> t) {
+  return {_mm512_maskz_scalef_ps(all16, x.v, t.v)};
+}
+ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
+  return {_mm512_maskz_scalef_pd(all8, x.v, t.v)};
+}
+
+/// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.
+inline constexpr int rows_at_once = 8;
+
+/// to[c · to_stride + r] = from[r · from_stride + c] for 16 x 16 floats: quarters of rows are put
+/// together on their way in, so that two rounds of shuffles are enough.
+ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
+  __m512 x[16];
+  ATTN_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    ATTN_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      const float* p = from + r * from_stride + 4 * c;
+      __m512 y = _mm512_castps128_ps512(_mm_loadu_ps(p));
+      y = _mm512_insertf32x4(y, _mm_loadu_ps(p + 4 * from_stride), 1);
+      y = _mm512_insertf32x4(y, _mm_loadu_ps(p + 8 * from_stride), 2);
+      x[4 * c + r] = _mm512_insertf32x4(y, _mm_loadu_ps(p + 12 * from_stride), 3);
+    }
+  }
+  ATTN_UNROLL
+  for (int c = 0; c < 16; c += 4) {
+    const __m512d ab = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c], x[c + 1]));
+    const __m512d AB = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c], x[c + 1]));
+    const __m512d cd = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c + 2], x[c + 3]));
+    const __m512d CD = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c + 2], x[c + 3]));
+    _mm512_storeu_ps(to + c * to_stride, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, ab, cd)));
+    _mm512_storeu_ps(to + (c + 1) * to_stride,
+                     _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, ab, cd)));
+    _mm512_storeu_ps(to + (c + 2) * to_stride,
+                     _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, AB, CD)));
+    _mm512_storeu_ps(to + (c + 3) * to_stride,
+                     _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, AB, CD)));
+  }
+}
+
+/// The same for 8 x 8 doubles.
+ATTN_INLINE void transpose(const double* from, index from_stride, double* to, index to_stride) {
+  ATTN_UNROLL
+  for (int c = 0; c < 8; c += 2) {
+    __m512d x[2];
+    ATTN_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      const double* p = from + r * from_stride + c;
+      __m512d y = _mm512_castpd128_pd512(_mm_loadu_pd(p));
+      y = _mm512_insertf64x2(y, _mm_loadu_pd(p + 2 * from_stride), 1);
+      y = _mm512_insertf64x2(y, _mm_loadu_pd(p + 4 * from_stride), 2);
+      x[r] = _mm512_insertf64x2(y, _mm_loadu_pd(p + 6 * from_stride), 3);
+    }
+    _mm512_storeu_pd(to + c * to_stride, _mm512_maskz_unpacklo_pd(all8, x[0], x[1]));
+    _mm512_storeu_pd(to + (c + 1) * to_stride, _mm512_maskz_unpackhi_pd(all8, x[0], x[1]));
+  }
+}

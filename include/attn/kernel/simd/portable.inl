@@ -1,0 +1,126 @@
+// Vectors in plain C++, 16 bytes each, for machines without a file of their own here: loops of
+// fixed width, which compilers turn into what the machine has. The same names as in the other files
+// here.
+
+template <class T>
+struct vec {
+  static constexpr int lanes = 16 / sizeof(T);
+  T v[lanes];
+};
+
+template <class T>
+ATTN_INLINE vec<T> load(const T* p) {
+  vec<T> a;
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] = p[i];
+  return a;
+}
+template <class T>
+ATTN_INLINE void store(T* p, vec<T> a) {
+  for (int i = 0; i < vec<T>::lanes; ++i) p[i] = a.v[i];
+}
+template <class T>
+ATTN_INLINE vec<T> broadcast(T x) {
+  vec<T> a;
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] = x;
+  return a;
+}
+
+template <class T>
+ATTN_INLINE vec<T> operator+(vec<T> a, vec<T> b) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] += b.v[i];
+  return a;
+}
+template <class T>
+ATTN_INLINE vec<T> operator-(vec<T> a, vec<T> b) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] -= b.v[i];
+  return a;
+}
+template <class T>
+ATTN_INLINE vec<T> operator*(vec<T> a, vec<T> b) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+/// a · b + c.
+template <class T>
+ATTN_INLINE vec<T> multiply_add(vec<T> a, vec<T> b, vec<T> c) {
+  for (int i = 0; i < vec<T>::lanes; ++i) c.v[i] += a.v[i] * b.v[i];
+  return c;
+}
+/// The larger one, and b where one is NaN.
+template <class T>
+ATTN_INLINE vec<T> larger(vec<T> a, vec<T> b) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+/// Where a == b, x, else y.
+template <class T>
+ATTN_INLINE vec<T> where_equal(vec<T> a, vec<T> b, vec<T> x, vec<T> y) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] = a.v[i] == b.v[i] ? x.v[i] : y.v[i];
+  return a;
+}
+template <class T>
+ATTN_INLINE bool all_equal(vec<T> a, vec<T> b) {
+  bool equal = true;
+  for (int i = 0; i < vec<T>::lanes; ++i) equal = equal && a.v[i] == b.v[i];
+  return equal;
+}
+
+/// How a power of 2 is put together: in the low bits of ⌊t⌋ + magic, moved up to the exponent.
+template <class T>
+struct power_of_two;
+template <>
+struct power_of_two<float> {
+  using bits = std::uint32_t;
+  static constexpr float least = -127;
+  static constexpr float magic = 12582912.0F;  // 1.5 · 2^23
+  static constexpr int shift = 23;
+};
+template <>
+struct power_of_two<double> {
+  using bits = std::uint64_t;
+  static constexpr double least = -1023;
+  static constexpr double magic = 6755399441055744.0;  // 1.5 · 2^52
+  static constexpr int shift = 52;
+};
+
+/// ⌊t⌋ by rounding in the last place of magic, and one less where that went up; NaN stays.
+template <class T>
+ATTN_INLINE T floor_above_least(T t) {
+  using power = power_of_two<T>;
+  const T x = t < power::least ? power::least : t;
+  const T n = (x + power::magic) - power::magic;
+  return n > x ? n - 1 : n;
+}
+/// t - ⌊t⌋, in [0, 1), and 0 where 2^t underflows.
+template <class T>
+ATTN_INLINE vec<T> fraction(vec<T> t) {
+  using power = power_of_two<T>;
+  for (int i = 0; i < vec<T>::lanes; ++i) {
+    const T x = t.v[i] < power::least ? power::least : t.v[i];
+    t.v[i] = x - floor_above_least(x);
+  }
+  return t;
+}
+/// x · 2^⌊t⌋ for t <= 0 and x in [1, 2]; 0 where that underflows, for the exponent 0 makes 0.
+template <class T>
+ATTN_INLINE vec<T> times_power(vec<T> x, vec<T> t) {
+  using power = power_of_two<T>;
+  using bits = typename power::bits;
+  for (int i = 0; i < vec<T>::lanes; ++i) {
+    const auto biased =
+        std::bit_cast<bits>(floor_above_least(t.v[i]) + (power::magic - power::least));
+    x.v[i] *= std::bit_cast<T>(static_cast<bits>(biased << power::shift));
+  }
+  return x;
+}
+
+/// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
+inline constexpr int rows_at_once = 4;
+
+/// to[c · to_stride + r] = from[r · from_stride + c] for lanes x lanes elements.
+template <class T>
+ATTN_INLINE void transpose(const T* from, index from_stride, T* to, index to_stride) {
+  for (int c = 0; c < vec<T>::lanes; ++c) {
+    for (int r = 0; r < vec<T>::lanes; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+}
