@@ -71,4 +71,14 @@ void check_mask_shape(const M& mask, const call_shape& shape) {
           " rows, query has ", shape.queries, " (a single row would serve all)");
 }
 
+template <class M>
+auto mask_element(const M& mask, const position& at) {
+  return mask.coeff(mask.rows() == 1 ? 0 : at.row, at.key);
+}
+
+template <class M>
+index mask_row_stride(const M& mask) {
+  return mask.rows() == 1 ? 0 : mask.rowStride();
+}
+
 }  // namespace attn::detail

@@ -62,31 +62,31 @@ inline constexpr index unbounded = -1;
 class sliding_window {
  public:
   constexpr explicit sliding_window(index n) : sliding_window(n, n) {}
-  constexpr sliding_window(index left, index right) : left_(left), right_(right) {
-    detail::require(left >= unbounded, "sliding_window has left ", left,
-                    ", it should be at least 0, or -1 for unbounded");
-    detail::require(right >= unbounded, "sliding_window has right ", right,
-                    ", it should be at least 0, or -1 for unbounded");
-  }
+  constexpr sliding_window(index left, index right)
+      : left_(reach(left, "left")), right_(reach(right, "right")) {}
 
   [[nodiscard]] constexpr bool visible(position at) const {
-    return not_before(at.key, at.query) && not_after(at.key, at.query);
+    const std::int32_t ahead = at.key - at.query;
+    return -left_ <= ahead && ahead <= right_;
   }
   [[nodiscard]] constexpr coverage cover(tile t) const {
-    return detail::bound(!not_before(t.last_key(), t.query) || !not_after(t.key, t.last_query()),
-                         not_before(t.key, t.last_query()) && not_after(t.last_key(), t.query));
+    const std::int32_t least_ahead = t.key - t.last_query();
+    const std::int32_t most_ahead = t.last_key() - t.query;
+    return detail::bound(most_ahead < -left_ || right_ < least_ahead,
+                         -left_ <= least_ahead && most_ahead <= right_);
   }
 
  private:
-  [[nodiscard]] constexpr bool not_before(index key, index query) const {
-    return left_ == unbounded || key >= query - left_;
-  }
-  [[nodiscard]] constexpr bool not_after(index key, index query) const {
-    return right_ == unbounded || key <= query + right_;
+  /// No two positions are farther apart than 32 bits hold.
+  static constexpr std::int32_t reach(index n, std::string_view side) {
+    detail::require(n >= unbounded, "sliding_window has ", side, " ", n,
+                    ", it should be at least 0, or -1 for unbounded");
+    constexpr index most = std::numeric_limits<std::int32_t>::max();
+    return static_cast<std::int32_t>(n == unbounded ? most : std::min(n, most));
   }
 
-  index left_;
-  index right_;
+  std::int32_t left_;
+  std::int32_t right_;
 };
 
 /// Only the first `length` keys are seen: the others are padding.
@@ -203,11 +203,13 @@ class boolean_mask {
   explicit boolean_mask(Held matrix) : matrix_(std::move(matrix)) {}
 
   void check(const call_shape& shape) const { detail::check_mask_shape(matrix_.get(), shape); }
-  [[nodiscard]] bool visible(position at) const {
-    const auto& matrix = matrix_.get();
-    return matrix.coeff(matrix.rows() == 1 ? 0 : at.row, at.key);
-  }
+  [[nodiscard]] bool visible(position at) const { return detail::mask_element(matrix_.get(), at); }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
+
+  /// The elements in memory: row i, key j at data()[i · row_stride() + j · key_stride()].
+  [[nodiscard]] auto data() const { return matrix_.get().data(); }
+  [[nodiscard]] index row_stride() const { return detail::mask_row_stride(matrix_.get()); }
+  [[nodiscard]] index key_stride() const { return matrix_.get().colStride(); }
 
  private:
   Held matrix_;
@@ -223,15 +225,17 @@ class additive_mask {
   explicit additive_mask(Held matrix) : matrix_(std::move(matrix)) {}
 
   void check(const call_shape& shape) const { detail::check_mask_shape(matrix_.get(), shape); }
-  [[nodiscard]] auto bias(position at) const {
-    const auto& matrix = matrix_.get();
-    return matrix.coeff(matrix.rows() == 1 ? 0 : at.row, at.key);
-  }
+  [[nodiscard]] auto bias(position at) const { return detail::mask_element(matrix_.get(), at); }
   [[nodiscard]] bool visible(position at) const {
     using scalar = decltype(bias(at));
     return !(bias(at) == -std::numeric_limits<scalar>::infinity());
   }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
+
+  /// The elements in memory: row i, key j at data()[i · row_stride() + j · key_stride()].
+  [[nodiscard]] auto data() const { return matrix_.get().data(); }
+  [[nodiscard]] index row_stride() const { return detail::mask_row_stride(matrix_.get()); }
+  [[nodiscard]] index key_stride() const { return matrix_.get().colStride(); }
 
  private:
   Held matrix_;
