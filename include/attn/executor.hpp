@@ -87,7 +87,8 @@ class std_threads {
     };
     {
       std::vector<std::jthread> helpers;
-      const index wanted = std::min<index>(threads_, n) - 1;
+      const index wanted = std::max<index>(std::min<index>(threads_, n) - 1, 0);
+      helpers.reserve(static_cast<std::size_t>(wanted));
       for (index i = 0; i < wanted; ++i) helpers.emplace_back(work);
       work();
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/held_matrix.hpp>
+#include <attn/math.hpp>
 #include <attn/position.hpp>
 #include <cmath>
 #include <utility>
@@ -105,9 +106,13 @@ class softcap {
 
   template <class S>
   S operator()(S s) const {
-    using std::tanh;
     const S cap = detail::convert<S>(cap_);
-    return cap * tanh(S(s / cap));
+    if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>) {
+      return cap * math::tanh(s * detail::convert<S>(1 / cap_));
+    } else {
+      using std::tanh;
+      return cap * tanh(S(s / cap));
+    }
   }
 
  private:
@@ -148,7 +153,7 @@ class alibi {
   template <class S>
   S operator()(S s, position at) const {
     const auto head = slopes_.size() == 1 ? 0 : static_cast<std::size_t>(at.head);
-    return s - detail::convert<S>(slopes_[head] * std::abs(at.query - at.key));
+    return s - detail::convert<S>(slopes_[head]) * detail::convert<S>(std::abs(at.query - at.key));
   }
 
  private:

@@ -45,8 +45,8 @@ struct plain_matrix {
   static constexpr bool too_large = bounded && !fits;
   static constexpr int rows = too_large && Rows != 1 ? Eigen::Dynamic : Rows;
   static constexpr int cols = too_large && Cols != 1 ? Eigen::Dynamic : Cols;
-  static constexpr int max_rows = rows == 1 || fits ? MaxRows : Eigen::Dynamic;
-  static constexpr int max_cols = cols == 1 || fits ? MaxCols : Eigen::Dynamic;
+  static constexpr int max_rows = rows != Eigen::Dynamic ? rows : fits ? MaxRows : Eigen::Dynamic;
+  static constexpr int max_cols = cols != Eigen::Dynamic ? cols : fits ? MaxCols : Eigen::Dynamic;
   // Eigen has vectors lie in memory the way they point.
   static constexpr bool row_major = rows == 1 ? true : cols == 1 ? false : RowMajor;
   using type = Eigen::Matrix<S, rows, cols, row_major ? Eigen::RowMajor : Eigen::ColMajor, max_rows,
