@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <attn/kernel/dispatch.hpp>
 #include <attn/mask.hpp>
+#include <attn/memory_overlap.hpp>
 #include <attn/options.hpp>
 #include <attn/score_mod.hpp>
 #include <attn/stages.hpp>
@@ -35,9 +36,10 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
   checked_sink<S>(options.sink);
   if (options.scale) checked_scale<S>(*options.scale);
   if (options.log_sum_exp) {
-    options.log_sum_exp.template check<S>("log_sum_exp", query.rows(), 1);
+    options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
   }
-  if (options.weights) options.weights.template check<S>("weights", query.rows(), key.rows());
+  if (options.weights)
+    options.weights.template check<S>("options.weights", query.rows(), key.rows());
   return shape;
 }
 
@@ -172,27 +174,66 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
 template <class Scalar>
 inline constexpr bool has_kernel = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
 
+template <class O, class Q, class K, class V, class M, class F>
+void attend(O& out, const Q& query, const K& key, const V& value, const M& mask, const F& score_mod,
+            const options& options, const call_shape& shape, const head_place& head) {
+  using scalar = typename Q::Scalar;
+  if constexpr (has_kernel<scalar>) {
+    attend_by_kernel(out, query, key, value, mask, score_mod, options, shape, head);
+  } else {
+    using S = accumulator_t<scalar>;
+    attend_by_stages<S>(out, query, key, value, mask, score_mod, options, shape, head);
+  }
+}
+
+template <class Q, class K, class V>
+constexpr void require_one_scalar() {
+  static_assert(std::is_same_v<typename Q::Scalar, typename K::Scalar> &&
+                    std::is_same_v<typename Q::Scalar, typename V::Scalar>,
+                "attn: query, key and value should have one scalar type: cast the others.");
+}
+
 template <class Q, class K, class V, class M, class F>
 auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
                const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
                const options& options, const head_place& head = {}) {
+  require_one_scalar<Q, K, V>();
   using scalar = typename Q::Scalar;
-  using S = accumulator_t<scalar>;
-  static_assert(
-      std::is_same_v<scalar, typename K::Scalar> && std::is_same_v<scalar, typename V::Scalar>,
-      "attn: query, key and value should have one scalar type: cast the others.");
-  const call_shape shape = checked_shape<S>(q, k, v, mask, score_mod, options, head);
+  const call_shape shape =
+      checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
+  rows_by_cols<scalar, Q, V> out;
+  out.resize(q.rows(), v.cols());
+  attend(out, evaluated(q.derived()), evaluated(k.derived()), evaluated(v.derived()), mask,
+         score_mod, options, shape, head);
+  return out;
+}
+
+template <class M>
+void require_apart(const footprint& out, const M& input, std::string_view name) {
+  require(!may_overlap(out, footprint_of(input)), "out overlaps ", name,
+          " in memory: it would be written while that is read");
+}
+
+template <class Q, class K, class V, class M, class F>
+void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
+                    const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
+                    const options& options, const head_place& head = {}) {
+  require_one_scalar<Q, K, V>();
+  using scalar = typename Q::Scalar;
+  const call_shape shape =
+      checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
+  require(static_cast<bool>(out), "out is nothing: it should be a matrix or view to write to");
+  out.template check<scalar>("out", q.rows(), v.cols());
   const auto& query = evaluated(q.derived());
   const auto& key = evaluated(k.derived());
   const auto& value = evaluated(v.derived());
-  rows_by_cols<scalar, Q, V> out;
-  out.resize(query.rows(), value.cols());
-  if constexpr (has_kernel<scalar>) {
-    attend_by_kernel(out, query, key, value, mask, score_mod, options, shape, head);
-  } else {
-    attend_by_stages<S>(out, query, key, value, mask, score_mod, options, shape, head);
-  }
-  return out;
+  const auto now = out.template now<scalar>();
+  require(!overlaps_itself(now), "out has strides with which its elements overlap");
+  require_apart(footprint_of(now), query, "query");
+  require_apart(footprint_of(now), key, "key");
+  require_apart(footprint_of(now), value, "value");
+  auto opened = out.template open<scalar>(q.rows(), v.cols());
+  attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
 
 }  // namespace detail
@@ -242,6 +283,39 @@ auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen:
                                   const Eigen::DenseBase<V>& value,
                                   const attn::options& options = {}) {
   return detail::attention(query, key, value, none{}, identity{}, options);
+}
+
+/// The same into memory of the caller's: a plain matrix, which is resized, or a Map, Block or Ref
+/// of Lq x dv elements of the query's type, in any storage order and with any strides. With a
+/// workspace in the options, and floats or doubles, a call after the first of its kind allocates
+/// nothing. Throws std::invalid_argument as well where out has another size or type, or shares
+/// memory with query, key or value; it is then untouched.
+template <class Q, class K, class V, class M, class F>
+  requires(!std::is_same_v<F, options>)
+void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase<Q>& query,
+                                       const Eigen::DenseBase<K>& key,
+                                       const Eigen::DenseBase<V>& value, M&& mask,
+                                       const F& score_mod, const attn::options& options = {}) {
+  detail::attention_into(out, query, key, value, as_mask(mask), score_mod, options);
+}
+
+/// The same without a score change.
+template <class Q, class K, class V, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase<Q>& query,
+                                       const Eigen::DenseBase<K>& key,
+                                       const Eigen::DenseBase<V>& value, M&& mask,
+                                       const attn::options& options = {}) {
+  detail::attention_into(out, query, key, value, as_mask(mask), identity{}, options);
+}
+
+/// The same without a mask.
+template <class Q, class K, class V>
+void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase<Q>& query,
+                                       const Eigen::DenseBase<K>& key,
+                                       const Eigen::DenseBase<V>& value,
+                                       const attn::options& options = {}) {
+  detail::attention_into(out, query, key, value, none{}, identity{}, options);
 }
 
 }  // namespace attn

@@ -30,15 +30,16 @@ class output {
         cols_(sizes(M::ColsAtCompileTime, M::MaxColsAtCompileTime)),
         locate_([](void* target, index rows, index cols) {
           auto& resized = *static_cast<M*>(target);
-          resized.resize(rows, cols);
-          return place{resized.data(), resized.rowStride(), resized.colStride()};
+          if (rows >= 0) resized.resize(rows, cols);
+          return place{resized.data(), resized.rowStride(), resized.colStride(), resized.rows(),
+                       resized.cols()};
         }) {}
 
   template <detail::MatrixView M>
     requires((std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
   output(M&& view)  // NOLINT(google-explicit-constructor): `{.weights = w.row(0)}` converts to it
       : element_(&element<typename std::remove_cvref_t<M>::Scalar>),
-        view_{view.data(), view.rowStride(), view.colStride()},
+        view_{view.data(), view.rowStride(), view.colStride(), view.rows(), view.cols()},
         rows_{view.rows(), view.rows()},
         cols_{view.cols(), view.cols()} {}
 
@@ -47,12 +48,12 @@ class output {
   /// Throws unless rows x cols numbers of type S can be put here. Touches nothing.
   template <class S>
   void check(std::string_view name, index rows, index cols) const {
-    detail::require(element_ == &element<S>, "options.", name,
+    detail::require(element_ == &element<S>, name,
                     " has another element type than the call computes in, which is float for "
                     "float and 16-bit inputs, else the inputs' own");
-    detail::require(fits(rows, cols) || lies_down(rows, cols), "options.", name, " has ",
-                    rows_.to_text(), " rows and ", cols_.to_text(), " columns, it should have ",
-                    rows, " and ", cols);
+    detail::require(fits(rows, cols) || lies_down(rows, cols), name, " has ", rows_.to_text(),
+                    " rows and ", cols_.to_text(), " columns, it should have ", rows, " and ",
+                    cols);
   }
 
   /// The rows x cols numbers to write to, after `check`; resizes a plain matrix. Empty where
@@ -64,9 +65,14 @@ class output {
     place at =
         locate_ == nullptr ? view_ : locate_(target_, turned ? cols : rows, turned ? rows : cols);
     if (turned) std::swap(at.row_stride, at.col_stride);
-    using matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
-    return Eigen::Map<matrix, Eigen::Unaligned, detail::any_stride>(
-        static_cast<S*>(at.data), rows, cols, detail::any_stride(at.col_stride, at.row_stride));
+    return map<S>(at, rows, cols);
+  }
+
+  /// What it refers to as it is, before it is resized.
+  template <class S>
+  [[nodiscard]] auto now() const {
+    const place at = locate_ == nullptr ? view_ : locate_(target_, -1, -1);
+    return map<S>(at, at.rows, at.cols);
   }
 
  private:
@@ -78,7 +84,16 @@ class output {
     void* data = nullptr;
     index row_stride = 0;
     index col_stride = 0;
+    index rows = 0;
+    index cols = 0;
   };
+
+  template <class S>
+  static auto map(const place& at, index rows, index cols) {
+    using matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+    return Eigen::Map<matrix, Eigen::Unaligned, detail::any_stride>(
+        static_cast<S*>(at.data), rows, cols, detail::any_stride(at.col_stride, at.row_stride));
+  }
 
   /// The sizes that one dimension can take.
   struct range {
@@ -107,7 +122,7 @@ class output {
   place view_;
   range rows_;
   range cols_;
-  place (*locate_)(void* target, index rows, index cols) = nullptr;
+  place (*locate_)(void* target, index rows, index cols) = nullptr;  // resizes unless rows is -1
 };
 
 /// Options of a call; every one has a default.

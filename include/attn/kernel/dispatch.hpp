@@ -28,7 +28,7 @@ inline namespace ATTN_BUILD_NAMESPACE {
 namespace avx512 {
 #include <attn/kernel/simd/avx512.inl>
 // The engine on these vectors.
-#include <attn/kernel/engine.inl>
+#include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace avx512
 }  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn::kernel
@@ -55,7 +55,7 @@ inline namespace ATTN_BUILD_NAMESPACE {
 namespace avx2 {
 #include <attn/kernel/simd/avx2.inl>
 // The engine on these vectors.
-#include <attn/kernel/engine.inl>
+#include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace avx2
 }  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn::kernel
@@ -75,13 +75,13 @@ inline namespace ATTN_BUILD_NAMESPACE {
 namespace neon {
 #include <attn/kernel/simd/neon.inl>
 // The engine on these vectors.
-#include <attn/kernel/engine.inl>
+#include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace neon
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
 namespace portable {
 #include <attn/kernel/simd/portable.inl>
 // The engine on these vectors.
-#include <attn/kernel/engine.inl>
+#include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace portable
 #endif
 
