@@ -61,6 +61,15 @@ auto scale_factor(const options& options, index d) {
   return d == 0 ? real(1) : 1 / std::sqrt(static_cast<real>(d));
 }
 
+/// Rows that the stages work on at once.
+inline constexpr index rows_a_block = 64;
+
+template <class Q>
+index stage_tasks(index rows) {
+  if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) return 1;
+  return (rows + rows_a_block - 1) / rows_a_block;
+}
+
 /// The attention of blocks of queries, one after the other, by the stages: the scores of a block
 /// are all there at once, so that memory grows with the keys.
 template <class S, class O, class Q, class K, class V, class M, class F>
@@ -85,8 +94,7 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
   if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) {
     out = attend(query, 0).template cast<scalar>();
   } else {
-    constexpr index rows_a_block = 64;
-    options.executor((query.rows() + rows_a_block - 1) / rows_a_block, task([&](index block) {
+    options.executor(stage_tasks<Q>(query.rows()), task([&](index block) {
                        const index first = block * rows_a_block;
                        const index rows = std::min(rows_a_block, query.rows() - first);
                        out.middleRows(first, rows) =
@@ -237,6 +245,34 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
 }
 
 }  // namespace detail
+
+/// How a call is carried out.
+struct plan {
+  bool fused =
+      false;  // by the kernel; else by the stages, which hold the scores of a block of rows
+  simd instruction_set = simd::portable;  // of the kernel
+  index tasks = 0;                        // what the executor is given
+  std::size_t workspace_bytes = 0;        // of the kernel, a thread
+};
+
+/// The plan of a call with these matrices, whatever its mask and score change: float and double go
+/// through the kernel, other scalars through the stages.
+template <class Q, class K, class V>
+plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
+             const Eigen::DenseBase<V>& value) {
+  if constexpr (detail::has_kernel<typename Q::Scalar>) {
+    kernel::problem<typename Q::Scalar> p;
+    p.depth = query.cols();
+    p.value_depth = value.cols();
+    p.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
+    const simd set = instruction_set();
+    const kernel::block_needs needs = kernel::needs(set, p);
+    return {true, set, (query.rows() + needs.rows - 1) / needs.rows,
+            static_cast<std::size_t>(needs.memory) * sizeof(typename Q::Scalar)};
+  } else {
+    return {false, simd::portable, detail::stage_tasks<Q>(query.rows()), 0};
+  }
+}
 
 /// Scaled dot-product attention of one head (Vaswani et al. 2017, §3.2.1):
 ///

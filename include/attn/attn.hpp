@@ -3,6 +3,7 @@
 
 #include <attn/additive_attention.hpp>
 #include <attn/attention.hpp>
+#include <attn/block_mask.hpp>
 #include <attn/config.hpp>
 #include <attn/executor.hpp>
 #include <attn/kernel/instruction_set.hpp>

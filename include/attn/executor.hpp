@@ -8,7 +8,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -56,9 +55,49 @@ class executor {
   std::function<void(index, task)> run_;
 };
 
+namespace detail {
+
+/// The tasks of one call, for any number of threads to take one after the other.
+class task_queue {
+ public:
+  task_queue(index tasks, task each) : tasks_(tasks), each_(each) {}
+
+  /// Runs tasks until none is left to take. After a task has thrown, the others are passed over.
+  void work() {
+    for (index i = next_++; i < tasks_; i = next_++) {
+#if ATTN_HAS_EXCEPTIONS
+      try {
+        if (!failed_) each_(i);
+      } catch (...) {
+        if (!failed_.exchange(true)) failure_ = std::current_exception();
+      }
+#else
+      each_(i);
+#endif
+      if (++done_ == tasks_) done_.notify_all();
+    }
+  }
+
+  /// Returns when all tasks are done; throws what the first to fail has thrown. A thread that comes
+  /// to `work` later finds nothing to do, so that nobody need wait for it.
+  void wait() {
+    for (index done = done_; done < tasks_; done = done_) done_.wait(done);
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  index tasks_;
+  task each_;
+  std::atomic<index> next_ = 0;
+  std::atomic<index> done_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::exception_ptr failure_;
+};
+
+}  // namespace detail
+
 /// Runs tasks on `threads` threads, the calling one among them, each taking the next task when it
-/// is done with one. The first exception of a task reaches the caller, when all threads have
-/// stopped.
+/// is done with one. The first exception of a task reaches the caller, when all have stopped.
 class std_threads {
  public:
   /// `threads` must be at least 1.
@@ -67,36 +106,65 @@ class std_threads {
   }
 
   void operator()(index n, task each) const {
-    std::atomic<index> next = 0;
-    std::exception_ptr failure;
-    std::mutex failing;
-    const auto work = [&] {
-      for (index i = next++; i < n; i = next++) {
-#if ATTN_HAS_EXCEPTIONS
-        try {
-          each(i);
-        } catch (...) {
-          next = n;
-          const std::scoped_lock lock(failing);
-          if (!failure) failure = std::current_exception();
-        }
-#else
-        each(i);
-#endif
-      }
-    };
+    detail::task_queue queue(n, each);
     {
       std::vector<std::jthread> helpers;
       const index wanted = std::max<index>(std::min<index>(threads_, n) - 1, 0);
       helpers.reserve(static_cast<std::size_t>(wanted));
-      for (index i = 0; i < wanted; ++i) helpers.emplace_back(work);
-      work();
+      for (index i = 0; i < wanted; ++i) helpers.emplace_back([&queue] { queue.work(); });
+      queue.work();
     }
-    if (failure) std::rethrow_exception(failure);
+    queue.wait();
   }
 
  private:
   int threads_;
 };
+
+/// Runs tasks on an Eigen::ThreadPool, or anything with its `Schedule(function)` and
+/// `NumThreads()`, and on the calling thread, which may be one of the pool's. The pool must outlive
+/// the calls.
+template <class Pool>
+class eigen_pool {
+ public:
+  explicit eigen_pool(Pool& pool) : pool_(&pool) {}
+
+  void operator()(index n, task each) const {
+    const auto queue = std::make_shared<detail::task_queue>(n, each);
+    const index wanted = std::min<index>(pool_->NumThreads(), n - 1);
+    for (index i = 0; i < wanted; ++i) pool_->Schedule([queue] { queue->work(); });
+    queue->work();
+    queue->wait();
+  }
+
+ private:
+  Pool* pool_;
+};
+
+#ifdef _OPENMP
+/// Runs tasks on OpenMP's threads: `threads` of them, or as many as OpenMP likes for 0. There only
+/// where the compiler is told to use OpenMP (-fopenmp).
+class openmp {
+ public:
+  explicit openmp(int threads = 0) : threads_(threads) {
+    detail::require(threads >= 0, "openmp has ", threads, " threads, it should be at least 0");
+  }
+
+  void operator()(index n, task each) const {
+    detail::task_queue queue(n, each);
+    if (threads_ == 0) {
+#pragma omp parallel
+      queue.work();
+    } else {
+#pragma omp parallel num_threads(threads_)
+      queue.work();
+    }
+    queue.wait();
+  }
+
+ private:
+  int threads_;
+};
+#endif
 
 }  // namespace attn

@@ -33,7 +33,7 @@ struct tile {
 };
 
 /// How much of a tile a mask lets through. `some` is always true enough: it means "look".
-enum class coverage { none, some, all };
+enum class coverage : std::uint8_t { none, some, all };
 
 /// How the rows of the query are placed among the keys: row i stands at position i + offset.
 /// Libraries disagree silently on this for Lq != Lk; here it has no default then.
