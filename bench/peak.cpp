@@ -1,0 +1,111 @@
+// One loop of multiply-adds, compiled once for each instruction set and chosen at run time.
+#include "peak.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <utility>
+
+namespace bench {
+namespace {
+
+// Chains that do not depend on each other, one register each: enough to fill the pipelines (latency
+// times units, 8 to 16), few enough to leave registers for the two factors. Values stay below their
+// limit, 2. A macro, since a function called from one with a target attribute does not inherit it.
+#define FMA_LOOP(name, bytes, attribute)                                 \
+  template <class Scalar, std::size_t... Chain>                          \
+  attribute Scalar name(long rounds, std::index_sequence<Chain...>) {    \
+    constexpr std::size_t lanes = (bytes) / sizeof(Scalar);              \
+    typedef Scalar vector __attribute__((vector_size(bytes)));           \
+    const vector half = vector{} + Scalar(0.5);                          \
+    const vector one = vector{} + Scalar(1);                             \
+    vector chain[] = {vector{} + Scalar(Chain) / Scalar(32)...};         \
+    for (long round = 0; round < rounds; ++round) {                      \
+      ((chain[Chain] = chain[Chain] * half + one), ...);                 \
+    }                                                                    \
+    const vector sum = (chain[Chain] + ...);                             \
+    Scalar total = 0;                                                    \
+    for (std::size_t lane = 0; lane < lanes; ++lane) total += sum[lane]; \
+    return total;                                                        \
+  }
+#if defined(__x86_64__)
+FMA_LOOP(avx512_loop, 64, __attribute__((target("avx512f"))))
+FMA_LOOP(avx2_loop, 32, __attribute__((target("avx2,fma"))))
+#endif
+FMA_LOOP(plain_loop, 16, )
+#undef FMA_LOOP
+
+#if defined(__aarch64__)
+constexpr std::string_view plain_set = "neon";
+using plain_chains = std::make_index_sequence<24>;  // of 32 registers
+#else
+constexpr std::string_view plain_set = "portable";
+using plain_chains = std::make_index_sequence<12>;  // of 16 registers
+#endif
+
+enum class instruction_set { plain, avx2, avx512 };
+
+/// The widest that runs here, or the lower one that the environment has the library use.
+instruction_set set_in_use() {
+#if defined(__x86_64__)
+  const char* const wanted = std::getenv("ATTN_INSTRUCTION_SET");
+  const std::string_view most = wanted == nullptr ? "avx512" : wanted;
+  if (most == "avx512" && __builtin_cpu_supports("avx512f")) return instruction_set::avx512;
+  if (most.starts_with("avx") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return instruction_set::avx2;
+  }
+#endif
+  return instruction_set::plain;
+}
+
+/// The best of several short runs: a thread that loses its core for a while does not spoil it.
+template <class Loop, std::size_t... Chain>
+double flops_per_second(Loop loop, std::size_t lanes, std::index_sequence<Chain...> chains) {
+  using clock = std::chrono::steady_clock;
+  constexpr long rounds = 30'000;
+  double best = 0;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = clock::now();
+    [[maybe_unused]] const volatile double used = loop(rounds, chains);
+    const std::chrono::duration<double> elapsed = clock::now() - start;
+    const auto flops = static_cast<double>(2 * lanes * sizeof...(Chain)) * rounds;
+    best = std::max(best, flops / elapsed.count());
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string_view fma_instruction_set() {
+  switch (set_in_use()) {
+    case instruction_set::avx512:
+      return "avx512";
+    case instruction_set::avx2:
+      return "avx2";
+    case instruction_set::plain:
+      break;
+  }
+  return plain_set;
+}
+
+template <class Scalar>
+double fma_peak() {
+#if defined(__x86_64__)
+  if (set_in_use() == instruction_set::avx512) {
+    return flops_per_second([](auto... a) { return avx512_loop<Scalar>(a...); },
+                            64 / sizeof(Scalar), std::make_index_sequence<24>{});
+  }
+  if (set_in_use() == instruction_set::avx2) {
+    return flops_per_second([](auto... a) { return avx2_loop<Scalar>(a...); }, 32 / sizeof(Scalar),
+                            std::make_index_sequence<12>{});
+  }
+#endif
+  return flops_per_second([](auto... a) { return plain_loop<Scalar>(a...); }, 16 / sizeof(Scalar),
+                          plain_chains{});
+}
+
+template double fma_peak<float>();
+template double fma_peak<double>();
+
+}  // namespace bench

@@ -1,0 +1,31 @@
+# What tests, examples and benchmarks have in common.
+
+function(attn_warnings target)
+  target_compile_options(
+    ${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
+endfunction()
+
+# attn_add_test(NAME SOURCES a.cpp b.cpp [LIBS ...])
+# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile.
+function(attn_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS")
+  add_executable(${name} ${arg_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(${name} PRIVATE attn::attn Catch2::Catch2WithMain ${arg_LIBS})
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O2>)
+  attn_warnings(${name})
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()
+
+# attn_add_example(NAME SOURCES a.cpp [LIBS ...] [ARGS ...] EXPECT "regex" ["regex" ...])
+# A program in build/examples, and the test example.NAME: it succeeds and prints what each regex asks for, in order.
+function(attn_add_example name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;ARGS;EXPECT")
+  add_executable(${name} ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
+  target_link_libraries(${name} PRIVATE attn::attn ${arg_LIBS})
+  attn_warnings(${name})
+  add_test(NAME example.${name}
+           COMMAND ${CMAKE_COMMAND} -P ${PROJECT_SOURCE_DIR}/cmake/expect.cmake --
+                   $<TARGET_FILE:${name}> ${arg_ARGS} EXPECT ${arg_EXPECT})
+endfunction()

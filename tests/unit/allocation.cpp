@@ -1,0 +1,120 @@
+// Calls on fixed sizes allocate nothing. Eigen's allocations are counted where it asks whether it
+// may, the standard library's in operator new.
+#include <cstdlib>
+#include <new>
+#include <string>
+
+namespace {
+long allocations = 0;
+}
+
+// With EIGEN_RUNTIME_NO_MALLOC, Eigen asserts before each allocation that it is allowed.
+#define EIGEN_RUNTIME_NO_MALLOC
+#define eigen_assert(condition) ((condition) ? void() : void(++allocations))  // NOLINT(*-naming)
+#include <attn/attention.hpp>
+
+#include "support/catch.hpp"
+
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(size == 0 ? 1 : size);
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
+template <class F>
+long allocations_of(const F& f) {
+  Eigen::internal::set_is_malloc_allowed(false);
+  allocations = 0;
+  f();
+  const long counted = allocations;
+  Eigen::internal::set_is_malloc_allowed(true);
+  return counted;
+}
+
+TEST_CASE("the count counts") {
+  CHECK(allocations_of([] { Eigen::MatrixXf(3, 3).setZero(); }) > 0);
+  CHECK(allocations_of([] { std::string(100, 'x').append("y"); }) > 0);
+  const Eigen::MatrixXf q = Eigen::MatrixXf::Ones(4, 8);
+  CHECK(allocations_of([&] { attn::scaled_dot_product_attention(q, q, q); }) > 0);
+}
+
+template <class Q, class K, class V>
+void allocates_nothing() {
+  Q q;
+  K k;
+  V v;
+  q.setRandom();
+  k.setRandom();
+  v.setRandom();
+  using scalar = attn::accumulator_t<typename Q::Scalar>;
+  Eigen::Matrix<bool, Q::RowsAtCompileTime, K::RowsAtCompileTime> visible;
+  visible.setConstant(true);
+  Eigen::Matrix<scalar, Q::RowsAtCompileTime, K::RowsAtCompileTime> bias, weights;
+  bias.setZero();
+  Eigen::Matrix<scalar, Q::RowsAtCompileTime, 1> lse;
+  float sum = 0;
+  const auto attend = [&](const auto&... more) {
+    sum += static_cast<float>(attn::scaled_dot_product_attention(q, k, v, more...).sum());
+  };
+  const auto tilt = [](auto s, attn::position at) {
+    return s - static_cast<decltype(s)>(at.query - at.key);
+  };
+  const attn::options given{.alignment = attn::bottom_right};
+  CHECK(allocations_of([&] { attend(); }) == 0);
+  CHECK(allocations_of([&] { attend(attn::causal(), given); }) == 0);
+  CHECK(allocations_of([&] { attend(visible); }) == 0);
+  CHECK(allocations_of([&] { attend(attn::causal() & visible & bias, given); }) == 0);
+  CHECK(allocations_of([&] { attend(~attn::causal() | attn::sliding_window(1), given); }) == 0);
+  CHECK(allocations_of(
+            [&] { attend(attn::none(), attn::compose(attn::softcap(2), tilt), given); }) == 0);
+  CHECK(allocations_of([&] {
+          attend(attn::options{.log_sum_exp = lse, .scale = 0.5, .sink = 1, .weights = weights});
+        }) == 0);
+  const auto first = v(0, 0);
+  v(0, 0) = std::numeric_limits<typename V::Scalar>::quiet_NaN();  // the path that looks closer
+  CHECK(allocations_of([&] { attend(attn::causal(), given); }) == 0);
+  v(0, 0) = first;
+
+  CHECK(allocations_of([&] {
+          const auto s = attn::scale(attn::score(q, k), 0.5);
+          const auto p = attn::softmax(attn::apply_mask(attn::apply_score_mod(s, attn::softcap(3)),
+                                                        attn::causal(), attn::top_left));
+          sum += static_cast<float>(attn::log_sum_exp(s).sum());
+          sum += static_cast<float>(attn::weighted_sum(p, v).sum());
+          sum += static_cast<float>(attn::weighted_sum(p, v, visible).sum());
+        }) == 0);
+  CHECK(std::isnan(sum));  // of the NaN: nothing was optimised away
+}
+
+template <class Scalar, int Rows, int Cols, int Options = Eigen::ColMajor>
+using fixed = Eigen::Matrix<Scalar, Rows, Cols, Options>;
+
+TEST_CASE("calls on fixed sizes allocate nothing") {
+  allocates_nothing<fixed<float, 4, 8>, fixed<float, 6, 8>, fixed<float, 6, 3>>();
+  allocates_nothing<fixed<double, 16, 16, Eigen::RowMajor>, fixed<double, 16, 16>,
+                    fixed<double, 16, 16, Eigen::RowMajor>>();
+  allocates_nothing<fixed<Eigen::half, 3, 5>, fixed<Eigen::half, 2, 5>, fixed<Eigen::half, 2, 1>>();
+  allocates_nothing<fixed<float, 1, 8, Eigen::RowMajor>, fixed<float, 5, 8>, fixed<float, 5, 4>>();
+}
+
+TEST_CASE("calls on sizes with a fixed bound allocate nothing") {
+  using bounded = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, 0, 8, 8>;
+  const bounded q = bounded::Random(3, 5), k = bounded::Random(7, 5), v = bounded::Random(7, 2);
+  float sum = 0;
+  CHECK(allocations_of([&] {
+          sum += attn::scaled_dot_product_attention(q, k, v, attn::causal(),
+                                                    {.alignment = attn::top_left})
+                     .sum();
+        }) == 0);
+  CHECK(std::isfinite(sum));
+}
+
+}  // namespace
