@@ -9,15 +9,17 @@
 
 namespace attn::detail {
 
+template <class M>
+void as_dense(const Eigen::DenseBase<M>&);
+template <class M>
+void as_plain(const Eigen::PlainObjectBase<M>&);
+
 /// Any Eigen matrix, array or expression of them.
 template <class T>
-concept EigenDense = std::is_base_of_v<Eigen::DenseBase<std::remove_cvref_t<T>>,  //
-                                       std::remove_cvref_t<T>>;
+concept EigenDense = requires(const std::remove_cvref_t<T>& m) { as_dense(m); };
 
 template <class T>
-concept PlainMatrix =
-    EigenDense<T> &&
-    std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
+concept PlainMatrix = requires(const std::remove_cvref_t<T>& m) { as_plain(m); };
 
 /// Has memory with strides behind it: a Map, Block, Ref or transpose of a plain matrix.
 template <class T>
