@@ -123,12 +123,11 @@ void change_each(S& s, const F& score_mod, const block_place& place) {
   }
 }
 
-/// s ← s + bias, then -inf where hidden: selected, not added, for -inf + NaN would be NaN.
+/// s ← `hidden` where the mask hides: by selection, whatever was there.
 template <class S, class M>
-void hide(S& s, const M& mask, const block_place& place) {
-  using scalar = typename S::Scalar;
+void put_where_hidden(S& s, const M& mask, const block_place& place,
+                      const typename S::Scalar& hidden) {
   constexpr index keys_at_once = 64;
-  const scalar hidden(-std::numeric_limits<scalar>::infinity());
   for (index first = 0; first < s.cols() && s.rows() > 0; first += keys_at_once) {
     const index keys = std::min(keys_at_once, s.cols() - first);
     const position corner = place.at(0, first);
@@ -136,18 +135,27 @@ void hide(S& s, const M& mask, const block_place& place) {
         mask.cover(tile{corner.batch, corner.head, corner.row, corner.query, corner.key,
                         static_cast<std::int32_t>(s.rows()), static_cast<std::int32_t>(keys)});
     if (seen == coverage::none) s.middleCols(first, keys).setConstant(hidden);
-    if (seen == coverage::none || (seen == coverage::all && !AdditiveMask<M>)) continue;
+    if (seen != coverage::some) continue;
     for (index i = 0; i < s.rows(); ++i) {
       for (index j = first; j < first + keys; ++j) {
-        const position at = place.at(i, j);
-        if (!mask.visible(at)) {
-          s.coeffRef(i, j) = hidden;
-        } else if constexpr (AdditiveMask<M>) {
-          s.coeffRef(i, j) += convert<scalar>(mask.bias(at));
-        }
+        if (!mask.visible(place.at(i, j))) s.coeffRef(i, j) = hidden;
       }
     }
   }
+}
+
+/// s ← s + bias, then -inf where hidden: selected, not added, for -inf + NaN would be NaN.
+template <class S, class M>
+void hide(S& s, const M& mask, const block_place& place) {
+  using scalar = typename S::Scalar;
+  if constexpr (AdditiveMask<M>) {
+    for (index i = 0; i < s.rows(); ++i) {
+      for (index j = 0; j < s.cols(); ++j) {
+        s.coeffRef(i, j) += convert<scalar>(mask.bias(place.at(i, j)));
+      }
+    }
+  }
+  put_where_hidden(s, mask, place, scalar(-std::numeric_limits<scalar>::infinity()));
 }
 
 /// Turns a row of scores into exp(s - m), m their maximum, and returns m and l = Σ exp(s - m), the
@@ -353,7 +361,9 @@ auto weighted_sum(const Eigen::DenseBase<P>& weights, const Eigen::DenseBase<V>&
                   " rows, weights have ", weights.cols(), " columns");
   const auto& checked = as_mask(mask);
   const detail::block_place place = detail::whole(checked, weights.derived(), alignment);
-  return detail::weighted_sum(detail::own(weights.derived()), value.derived(), checked, place);
+  auto p = detail::own(weights.derived());
+  detail::put_where_hidden(p, checked, place, typename decltype(p)::Scalar(0));
+  return detail::weighted_sum(p, value.derived(), checked, place);
 }
 
 /// O = P V: the mean of the values, weighted by each row of P. As above without a mask.

@@ -26,6 +26,13 @@ Wide log_sum_exp(Wide plain_error, Wide lse) {
   return 2 * plain_error + 8 * eps<Accumulator, Wide>() * std::max(Wide(1), std::abs(lse));
 }
 
+// The relative error of exp(-t): 2 eps of its own, and what an eps of the argument makes of it, for
+// the argument is rounded once as a score and once more on its way to a power of 2.
+template <class Accumulator, class Wide>
+Wide exponential(Wide t) {
+  return eps<Accumulator, Wide>() * (2 + t);
+}
+
 // What the plain formula may err by, relative to the values, where no wider type can tell: scores
 // err by an eps of themselves for each of a few dozen features, and weights by as much.
 template <class Wide>

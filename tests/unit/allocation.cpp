@@ -10,7 +10,10 @@ long allocations = 0;
 
 // With EIGEN_RUNTIME_NO_MALLOC, Eigen asserts before each allocation that it is allowed.
 #define EIGEN_RUNTIME_NO_MALLOC
-#define eigen_assert(condition) ((condition) ? void() : void(++allocations))  // NOLINT(*-naming)
+#define eigen_assert(condition) \
+  ((condition)                  \
+       ? void()                 \
+       : void(++allocations))  // NOLINT(readability-identifier-naming): the name is Eigen's
 #include <attn/attention.hpp>
 
 #include "support/catch.hpp"

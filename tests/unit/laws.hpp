@@ -155,4 +155,13 @@ index law_empty_rows(const problem<Scalar>& p, const outcome<Scalar>& o) {
   return empty;
 }
 
+// The call's result, checked against the reference.
+template <class Scalar, class M>
+outcome<Scalar> checked(const problem<Scalar>& p, const M& mask) {
+  const auto o = run(one_call(), p, mask, attn::identity());
+  check_against(expect(p), o);
+  law_empty_rows(p, o);
+  return o;
+}
+
 }  // namespace attn_test

@@ -48,5 +48,78 @@ TEST_CASE("mask matrices of any layout") {
   CHECK(expect(p).against(attend(attn::none() & bias.tail(9))) == "");
 }
 
+// Large enough for whole vectors of rows and of keys, with ends left over.
+template <class Number>
+void every_layout(generator& g, shape n, const Eigen::Matrix<Number, Dynamic, Dynamic>& elements,
+                  problem<float> p) {
+  const auto agrees = [&](const auto& mask) {
+    p.offset = g.between(-9, 9);
+    const auto without = p.visible;
+    const auto expected = expect(p);
+    CHECK(expected.against(attn::scaled_dot_product_attention(p.q, p.k, p.v, mask)) == "");
+    outcome<float> o = run(one_call(), p, attn::as_mask(mask), attn::identity());
+    check_against(expected, o);
+    p.visible = [without](place at) { return at.key <= at.query && (!without || without(at)); };
+    o = run(one_call(), p, attn::causal() & mask, attn::identity());
+    check_against(expect(p), o);
+    p.visible = without;
+  };
+  INFO(n.queries << " queries, " << n.keys << " keys");
+  const matrix<Number> rows = elements;
+  matrix<Number> wide_rows = matrix<Number>::Zero(elements.rows() + 3, n.keys + 5);
+  wide_rows.block(2, 3, elements.rows(), n.keys) = elements;
+  Eigen::Matrix<Number, Dynamic, Dynamic> wide_columns = wide_rows;
+  const Eigen::Matrix<Number, Dynamic, Dynamic> transposed = elements.transpose();
+  agrees(elements);
+  agrees(rows);
+  agrees(wide_rows.block(2, 3, elements.rows(), n.keys));
+  agrees(wide_columns.block(2, 3, elements.rows(), n.keys));
+  agrees(transposed.transpose());
+  const auto sparse = std::make_unique<Number[]>(static_cast<std::size_t>(6 * elements.size()));
+  Eigen::Map<matrix<Number>, 0, Eigen::Stride<Dynamic, Dynamic>> map(
+      sparse.get(), elements.rows(), n.keys, Eigen::Stride<Dynamic, Dynamic>(2 * 3 * n.keys, 3));
+  map = elements;
+  agrees(map);
+}
+
+const std::vector<shape>& large_shapes() {
+  static const std::vector<shape> shapes{{16, 16, 2, 2}, {50, 70, 3, 2}, {129, 130, 2, 1},
+                                         {48, 64, 2, 3}, {1, 100, 2, 2}, {100, 1, 2, 2},
+                                         {33, 15, 2, 2}, {17, 47, 2, 2}};
+  return shapes;
+}
+
+TEST_CASE("large additive matrices in every layout") {
+  generator g(188);
+  for (const shape n : large_shapes()) {
+    for (const index rows : {n.queries, index{1}}) {
+      problem<float> p = any_problem<float>(g, n);
+      Eigen::MatrixXf bias = any_matrix<Eigen::MatrixXf>(g, rows, n.keys);
+      for (index m = 0; m < bias.size() / 3; ++m) {
+        bias(g.between(0, rows - 1), g.between(0, n.keys - 1)) =
+            -std::numeric_limits<float>::infinity();
+      }
+      p.bias = [&](place at) { return static_cast<double>(bias(rows == 1 ? 0 : at.row, at.key)); };
+      every_layout(g, n, bias, p);
+      if (rows == n.queries) {
+        const Eigen::MatrixXd wide_bias = bias.cast<double>();
+        every_layout(g, n, wide_bias, p);
+      }
+    }
+  }
+}
+
+TEST_CASE("large boolean matrices in every layout") {
+  generator g(189);
+  for (const shape n : large_shapes()) {
+    for (const index rows : {n.queries, index{1}}) {
+      problem<float> p = any_problem<float>(g, n);
+      const boolean_matrix visible = any_boolean(g, rows, n.keys);
+      p.visible = [&](place at) { return visible(rows == 1 ? 0 : at.row, at.key); };
+      every_layout(g, n, visible, p);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace attn_test

@@ -60,11 +60,11 @@ template <class T>
 struct score_rules {
   const void* mask = nullptr;
   const void* change = nullptr;
-  bool changes = false;  // whether there is a change or a bias: more than the scale
+  bool changes = false;  // whether there is a change or a bias
   coverage (*cover)(const void* mask, const tile& t) = nullptr;
   bool (*visible)(const void* mask, const position& at) = nullptr;
-  /// s = change(scale · x) + bias
-  void (*change_scores)(const score_rules& rules, const score_tile<T>& t, T scale) = nullptr;
+  /// s = change(s) + bias
+  void (*change_scores)(const score_rules& rules, const score_tile<T>& t) = nullptr;
   /// s = -inf where the mask hides
   void (*hide)(const score_rules& rules, const score_tile<T>& t) = nullptr;
 };

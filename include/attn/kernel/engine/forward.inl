@@ -15,10 +15,11 @@ struct block_memory {
   T* tile_highest;  // of the tile
   T* sum;
   T* factor;
+  T* second;  // value_depth: out again, with care
   T* finite;  // keys_a_tile x value_depth: values without what is not finite
 
   static index size(index depth, index value_depth, index keys, index lanes) {
-    return (depth + keys + value_depth + 4) * lanes + keys * value_depth;
+    return (depth + keys + 2 * value_depth + 4) * lanes + keys * value_depth;
   }
   /// Each part starts at a whole vector, for all but the last are multiples of the lanes.
   static block_memory of(T* from, index depth, index value_depth, index keys, index lanes) {
@@ -30,7 +31,8 @@ struct block_memory {
     at.tile_highest = at.highest + lanes;
     at.sum = at.tile_highest + lanes;
     at.factor = at.sum + lanes;
-    at.finite = at.factor + lanes;
+    at.second = at.factor + lanes;
+    at.finite = at.second + value_depth * lanes;
     return at;
   }
 };
@@ -44,8 +46,8 @@ struct query_block {
   index rows;
   block_memory<T> at;
   const std::int32_t* row;
-  bool finished;  // whether scores are multiplied by the scale before the softmax, or in it
-  T unit;         // what the softmax then multiplies them by
+  T scale;  // what products are multiplied by to become scores,
+  T unit;   // and what the softmax still multiplies scores by
 };
 
 /// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
@@ -92,16 +94,22 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   const block_memory<T>& at = block.at;
   std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
   score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
-                                  s.place.keys, at.scores, at.tile_highest);
-  if (block.finished) block.rules.change_scores(block.rules, s, block.p.scale);
+                                  block.scale, s.place.keys, at.scores, at.tile_highest);
+  if (block.rules.changes) block.rules.change_scores(block.rules, s);
   if (seen == coverage::some) block.rules.hide(block.rules, s);  // last: a soft cap lifts -inf
-  if (block.finished || seen == coverage::some) {
+  if (block.rules.changes || seen == coverage::some) {
     find_highest<T, Vectors>(at.scores, s.place.keys, at.tile_highest);
   }
 }
 
-/// The weighted sum where values are not finite: each such number reaches only the lanes that see
-/// its key. The finite part goes through the same product, so that the other lanes keep their bits.
+/// What values are shrunk by where a sum of them may overflow before it is divided: fewer keys than
+/// 2^32 cannot undo that.
+template <class T>
+inline constexpr T shrunk = T(1) / 4294967296;
+
+/// The weighted sum where that of the block met something that is not finite: in the values, or
+/// made by adding up large ones. Values are shrunk, and each that is not finite reaches only the
+/// lanes that see its key. The others' finite part goes through the same product as ever.
 template <class T, int Vectors>
 ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const score_tile<T>& s,
                                           strided<const T> value) {
@@ -110,18 +118,18 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
   for (index j = 0; j < s.place.keys; ++j) {
     for (index c = 0; c < value_depth; ++c) {
       const T x = *value.at(j, c);
-      at.finite[j * value_depth + c] = x - x == T(0) ? x : T(0);
+      at.finite[j * value_depth + c] = x - x == T(0) ? x * shrunk<T> : T(0);
     }
   }
   weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
-                                         s.place.keys, value_depth, at.factor, at.out);
+                                         s.place.keys, value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
     for (index c = 0; c < value_depth; ++c) {
       const T x = *value.at(j, c);
       if (x - x == T(0)) continue;
       for (index w = 0; w < s.lanes; ++w) {
         if (!block.rules.visible(block.rules.mask, s.at(w, j))) continue;
-        at.out[c * s.lanes + w] += s.scores[j * s.lanes + w] * x;
+        at.second[c * s.lanes + w] += s.scores[j * s.lanes + w] * x;
       }
     }
   }
@@ -137,19 +145,16 @@ bool all_finite(const T* x, index size) {
   return true;
 }
 
-/// Everything but the division by the sums. Returns whether the block must be done again with care:
-/// a number that is not finite came through, and the mask hid something where it may have come
-/// from.
+/// Everything but the division by the sums: into `out`, or with care into `second`.
 template <class T, int Vectors>
-bool attend(const query_block<T>& block, bool with_care) {
+void attend(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
-  std::fill_n(at.out, p.value_depth * lanes, T(0));
+  std::fill_n(with_care ? at.second : at.out, p.value_depth * lanes, T(0));
   std::fill_n(at.sum, lanes, T(0));
   std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
-  bool hid = false;
   for (std::int32_t key = 0; key < p.shape.keys; key += keys_a_tile) {
     tile t;
     const coverage seen = find_tile(block, key, t);
@@ -166,15 +171,14 @@ bool attend(const query_block<T>& block, bool with_care) {
       weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, p.value_depth, at.factor,
                                              at.out);
     }
-    hid = hid || seen == coverage::some;
   }
-  return hid && !with_care && !all_finite(at.out, p.value_depth * lanes);
 }
 
 /// Divides by the sums, the sink among them, and writes the rows out. A row whose sum is 0 is 0.
+/// What is finite in `out` is right: whatever hid or overflowed shows; the rest is in `second`.
 /// Leaves in `factor` what exp(s - highest) is multiplied by to become a weight.
 template <class T, int Vectors>
-void finish(const query_block<T>& block) {
+void finish(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
@@ -189,7 +193,7 @@ void finish(const query_block<T>& block) {
       l = l * shrink + std::exp(p.sink - raised);
       m = raised;
     }
-    at.factor[w] = shrink == T(0) ? T(0) : shrink / l;
+    at.factor[w] = l == T(0) ? T(0) : shrink / l;
     if (p.log_sum_exp.data != nullptr) {
       *p.log_sum_exp.at(block.first + w, 0) =
           l == T(0) ? lowest : (m > lowest ? m : T(0)) + std::log(l);
@@ -199,7 +203,12 @@ void finish(const query_block<T>& block) {
   const vec<T> zero = broadcast(T(0));
   for (index i = 0; i < p.value_depth * lanes; i += vec<T>::lanes) {
     const vec<T> factor = load(at.factor + i % lanes);
-    store(at.out + i, where_equal(factor, zero, zero, load(at.out + i) * factor));
+    vec<T> x = load(at.out + i) * factor;
+    if (with_care) {
+      const vec<T> careful = (load(at.second + i) * factor) * broadcast(1 / shrunk<T>);
+      x = where_equal(load(at.out + i) - load(at.out + i), zero, x, careful);
+    }
+    store(at.out + i, where_equal(load(at.sum + i % lanes), zero, zero, x));
   }
   lanes_to_rows(at.out, lanes, p.out.from(block.first, 0), block.rows, p.value_depth);
 }
@@ -222,9 +231,16 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block) {
     }
     if (seen == coverage::none) continue;
     score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen);
-    weigh<T, Vectors>(at.scores, t.keys, at.highest, bits<T>(block.unit), at.factor);
+    weigh<T, Vectors>(at.scores, t.keys, bits<T>(block.unit),
+                      softmax_state<T>{at.highest, at.sum, at.factor});
     lanes_to_rows(at.scores, lanes, to.from(0, t.key - key), block.rows, t.keys);
   }
+}
+
+template <class T>
+bool is_power_of_2(T x) {
+  int exponent = 0;
+  return std::frexp(x, &exponent) == T(0.5);
 }
 
 /// The rows first ... first + rows of the result, at most as many as there are lanes.
@@ -235,9 +251,8 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   std::int32_t row[lanes];
   for (index w = 0; w < lanes; ++w)
     row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
-  // The scale can wait until the softmax but where something else comes between, and for 0: hidden
-  // scores must stay -inf. A negative one goes into the queries' signs, for it turns maxima round.
-  const bool finished = rules.changes || p.scale == T(0);
+  // A scale that cannot overflow or round may wait until the softmax, which then costs nothing.
+  const bool folded = !rules.changes && p.scale <= T(1) && is_power_of_2(p.scale);
   const query_block<T> block{p,
                              rules,
                              first,
@@ -245,14 +260,13 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
                              block_memory<T>::of(memory, p.depth, p.value_depth,
                                                  std::min(keys_a_tile, p.shape.keys), lanes),
                              row,
-                             finished,
-                             finished ? T(1) : std::abs(p.scale)};
+                             folded ? T(1) : p.scale,
+                             folded ? p.scale : T(1)};
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
-  if (!finished && p.scale < T(0)) {
-    for (index i = 0; i < p.depth * lanes; ++i) block.at.query[i] = -block.at.query[i];
-  }
-  if (attend<T, Vectors>(block, false)) attend<T, Vectors>(block, true);
-  finish<T, Vectors>(block);
+  attend<T, Vectors>(block, false);
+  const bool with_care = !all_finite(block.at.out, p.value_depth * lanes);
+  if (with_care) attend<T, Vectors>(block, true);
+  finish<T, Vectors>(block, with_care);
   if (p.weights.data != nullptr) write_weights<T, Vectors>(block);
 }
 

@@ -2,26 +2,17 @@
 // A user's function is called in loops of fixed width over the lanes, which compilers vectorise;
 // its results go to memory of our own first, which nothing that it reads can overlap.
 
-/// s = change(scale · x, position)
+/// s = change(s, position)
 template <class T, class F>
-void change_each(const score_tile<T>& t, T scale, const F& change) {
+void change_each(const score_tile<T>& t, const F& change) {
   constexpr int lanes = vec<T>::lanes;
   for (std::int32_t j = 0; j < t.place.keys; ++j) {
     for (index first = 0; first < t.lanes; first += lanes) {
       T* s = t.scores + j * t.lanes + first;
       T changed[lanes];
-      for (int w = 0; w < lanes; ++w) changed[w] = change(scale * s[w], t.at(first + w, j));
+      for (int w = 0; w < lanes; ++w) changed[w] = change(s[w], t.at(first + w, j));
       std::memcpy(s, changed, sizeof changed);
     }
-  }
-}
-
-/// s = scale · x
-template <class T>
-void scale_each(const score_tile<T>& t, T scale) {
-  const vec<T> factor = broadcast(scale);
-  for (index i = 0; i < t.place.keys * t.lanes; i += vec<T>::lanes) {
-    store(t.scores + i, load(t.scores + i) * factor);
   }
 }
 
@@ -178,11 +169,9 @@ void hide_each(const score_tile<T>& t, const M& mask) {
 }
 
 template <class T, class M, class F>
-void change_scores(const score_rules<T>& rules, const score_tile<T>& t, T scale) {
+void change_scores(const score_rules<T>& rules, const score_tile<T>& t) {
   if constexpr (!std::is_same_v<F, no_change>) {
-    change_each(t, scale, *static_cast<const F*>(rules.change));
-  } else {
-    scale_each(t, scale);
+    change_each(t, *static_cast<const F*>(rules.change));
   }
   if constexpr (biases<M> > 0) add_bias(t, *static_cast<const M*>(rules.mask));
 }

@@ -71,16 +71,17 @@ ATTN_NOINLINE void find_highest(const T* scores, index keys, T* highest) {
   for (int v = 0; v < Vectors; ++v) store(highest + v * lanes, most[v]);
 }
 
-/// Turns a tile of scores into exp(unit · (s - highest)) · factor, and 0 where the factor is 0.
+/// Turns a tile of scores into exp(unit · (s - highest)) · factor, and 0 where the sum is 0.
 template <class T, int Vectors>
-ATTN_NOINLINE void weigh(T* scores, index keys, const T* highest, T unit_in_bits, const T* factor) {
+ATTN_NOINLINE void weigh(T* scores, index keys, T unit_in_bits, softmax_state<T> state) {
   constexpr int lanes = vec<T>::lanes;
   const vec<T> zero = broadcast(T(0));
   const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
   for (index i = 0; i < keys * width<T, Vectors>; i += lanes) {
-    const vec<T> most = load(highest + i % width<T, Vectors>);
-    const vec<T> f = load(factor + i % width<T, Vectors>);
+    const index w = i % width<T, Vectors>;
+    const vec<T> most = load(state.highest + w);
     const vec<T> below = load(scores + i) - where_equal(most, lowest, zero, most);
-    store(scores + i, where_equal(f, zero, zero, exp2(below * broadcast(unit_in_bits)) * f));
+    const vec<T> weight = exp2(below * broadcast(unit_in_bits)) * load(state.factor + w);
+    store(scores + i, where_equal(load(state.sum + w), zero, zero, weight));
   }
 }

@@ -34,10 +34,10 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
   }
 }
 
-/// scores[j][lanes] = Σ_e key[j, e] · query[e][lanes] for Rows keys; raises `highest` to the
-/// largest score of each lane.
+/// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes] for Rows keys; raises `highest` to
+/// the largest score of each lane.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth, T* scores,
+ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth, T scale, T* scores,
                               T* highest) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
@@ -46,6 +46,14 @@ ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth,
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
   accumulate(c, key.data, key.row_stride, key.col_stride, query, depth);
+  if (scale != T(1)) {
+    const vec<T> factor = broadcast(scale);
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < Vectors; ++v) c.at[r][v] = c.at[r][v] * factor;
+    }
+  }
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
     vec<T> most = load(highest + v * vec<T>::lanes);
@@ -84,16 +92,17 @@ ATTN_NOINLINE void weighted_sum_rows(strided<const T> value, const T* weights, i
 
 /// As many rows at once as there are registers for, then the rest by halves.
 template <class T, int Rows, int Vectors>
-void score(strided<const T> key, const T* query, index depth, index keys, T* scores, T* highest) {
+void score(strided<const T> key, const T* query, index depth, T scale, index keys, T* scores,
+           T* highest) {
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
     score_rows<T, Rows, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
-                                 scores + j * width<T, Vectors>, highest);
+                                 scale, scores + j * width<T, Vectors>, highest);
   }
   if constexpr (Rows > 1) {
     if (j < keys) {
       score<T, Rows / 2, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
-                                  keys - j, scores + j * width<T, Vectors>, highest);
+                                  scale, keys - j, scores + j * width<T, Vectors>, highest);
     }
   }
 }

@@ -1,0 +1,145 @@
+// Results in the caller's memory: any layout, nothing allocated with a workspace, no overlap.
+#include <attn/config.hpp>
+#include <cstdlib>
+#include <new>
+
+namespace {
+long allocations = 0;
+}
+
+ATTN_NOINLINE void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+ATTN_NOINLINE void* operator new(std::size_t size, std::align_val_t align) {
+  ++allocations;
+  const std::size_t alignment = static_cast<std::size_t>(align);
+  if (void* memory =
+          std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment)) {
+    return memory;
+  }
+  throw std::bad_alloc();
+}
+ATTN_NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
+ATTN_NOINLINE void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+ATTN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+ATTN_NOINLINE void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+#define EIGEN_RUNTIME_NO_MALLOC
+#define eigen_assert(condition) ((condition) ? void() : void(++allocations))  // NOLINT(*-naming)
+#include <attn/attention.hpp>
+
+#include "unit/laws.hpp"
+
+namespace attn_test {
+namespace {
+
+TEST_CASE("into any layout") {
+  generator g(211);
+  for (const shape& n : {shape{70, 50, 16, 16}, shape{3, 5, 4, 2}, shape{100, 9, 20, 35}}) {
+    const auto p = any_problem<float>(g, n);
+    const Eigen::MatrixXf expected =
+        attn::scaled_dot_product_attention(p.q, p.k, p.v, {.scale = p.scale});
+
+    Eigen::MatrixXf resized;
+    attn::scaled_dot_product_attention_into(resized, p.q, p.k, p.v);
+    CHECK(resized == expected);
+    // A head among others, in memory that starts at no multiple of a vector.
+    std::vector<float> memory(static_cast<std::size_t>(n.queries * n.dv * 3 + 1), 5.0F);
+    for (const index row_stride : {3 * n.dv, index{1}}) {
+      const index col_stride = row_stride == 1 ? n.queries : 1;
+      using stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+      Eigen::Map<Eigen::MatrixXf, 0, stride> map(memory.data() + 1, n.queries, n.dv,
+                                                 stride(col_stride, row_stride));
+      attn::scaled_dot_product_attention_into(map, p.q, p.k, p.v);
+      CHECK(map == expected);
+      map.setConstant(5.0F);
+      CHECK(std::ranges::count(memory, 5.0F) == std::ssize(memory));
+    }
+  }
+}
+
+TEST_CASE("heads side by side in one matrix, read and written in place") {
+  generator g(212);
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> packed =
+      any_matrix<matrix<float>>(g, 60, 32, 1.0);
+  const auto q = packed.leftCols(8), k = packed.middleCols(8, 8), v = packed.middleCols(16, 8);
+  const Eigen::MatrixXf expected = attn::scaled_dot_product_attention(q, k, v, attn::causal());
+  attn::scaled_dot_product_attention_into(packed.rightCols(8), q, k, v, attn::causal());
+  CHECK(packed.rightCols(8) == expected);
+}
+
+TEST_CASE("a call with a workspace allocates nothing") {
+  generator g(213);
+  const auto p = any_problem<float>(g, {300, 200, 64, 64});
+  Eigen::MatrixXf out(300, 64);
+  Eigen::VectorXf lse(300);
+  attn::workspace workspace;
+  const auto call = [&] {
+    attn::scaled_dot_product_attention_into(
+        out, p.q, p.k, p.v, attn::sliding_window(50), attn::softcap(5),
+        {.alignment = attn::top_left, .log_sum_exp = lse, .workspace = &workspace});
+  };
+  allocations = 0;
+  call();
+  CHECK(allocations > 0);
+  Eigen::internal::set_is_malloc_allowed(false);
+  allocations = 0;
+  call();
+  const long counted = allocations;
+  Eigen::internal::set_is_malloc_allowed(true);
+  CHECK(counted == 0);
+  CHECK(workspace.bytes() == attn::plan_of(p.q, p.k, p.v).workspace_bytes);
+}
+
+TEST_CASE("memory to work in does not grow with the lengths") {
+  const auto bytes = [](index length, index d) {
+    const Eigen::MatrixXf m(length, d);
+    return attn::plan_of(m, m, m).workspace_bytes;
+  };
+  CHECK(bytes(1000, 64) == bytes(100, 64));
+  CHECK(bytes(1000, 128) <= 256 * 1024);
+  CHECK_FALSE(attn::plan_of(Eigen::Matrix<long double, 2, 2>(), Eigen::Matrix<long double, 2, 2>(),
+                            Eigen::Matrix<long double, 2, 2>())
+                  .fused);
+}
+
+TEST_CASE("what cannot be written to is refused and untouched") {
+  using attn::scaled_dot_product_attention_into;
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> m(6, 12);
+  m.setConstant(3);
+  const Eigen::MatrixXf other = Eigen::MatrixXf::Ones(6, 4);
+  const auto before = m;
+  CHECK_THROWS_WITH(
+      scaled_dot_product_attention_into(m.leftCols(4), m.middleCols(2, 4), other, other),
+      "out overlaps query in memory: it would be written while that is read");
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(m.leftCols(4), other, m.leftCols(4), other),
+                    "out overlaps key in memory: it would be written while that is read");
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(m.leftCols(4), other, other, m.leftCols(4)),
+                    "out overlaps value in memory: it would be written while that is read");
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(m.leftCols(3), other, other, other),
+                    "out has 6 rows and 3 columns, it should have 6 and 4");
+  Eigen::MatrixXd wide;
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(wide, other, other, other),
+                    Catch::Matchers::Contains("out has another element type"));
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(attn::output(), other, other, other),
+                    "out is nothing: it should be a matrix or view to write to");
+  using stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+  Eigen::Map<Eigen::MatrixXf, 0, stride> folded(m.data(), 6, 4, stride(1, 2));
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(folded, other, other, other),
+                    "out has strides with which its elements overlap");
+  CHECK(m == before);
+  CHECK(wide.size() == 0);
+  // A matrix that would be resized is looked at as it is.
+  Eigen::MatrixXf key = Eigen::MatrixXf::Ones(6, 4);
+  const Eigen::MatrixXf query = Eigen::MatrixXf::Ones(9, 4);
+  CHECK_THROWS_WITH(scaled_dot_product_attention_into(key, query, key, other),
+                    "out overlaps key in memory: it would be written while that is read");
+  CHECK(key == other);
+}
+
+}  // namespace
+}  // namespace attn_test
