@@ -194,18 +194,24 @@ void attend(O& out, const Q& query, const K& key, const V& value, const M& mask,
   }
 }
 
+/// What is wrong with a call and can be told from the types.
 template <class Q, class K, class V>
-constexpr void require_one_scalar() {
+constexpr void require_fitting_types() {
+  require_real<Q>();
   static_assert(std::is_same_v<typename Q::Scalar, typename K::Scalar> &&
                     std::is_same_v<typename Q::Scalar, typename V::Scalar>,
                 "attn: query, key and value should have one scalar type: cast the others.");
+  static_assert(may_be_equal<Q::ColsAtCompileTime, K::ColsAtCompileTime>,
+                "attn: key and query should have the same number of columns.");
+  static_assert(may_be_equal<K::RowsAtCompileTime, V::RowsAtCompileTime>,
+                "attn: value should have as many rows as key.");
 }
 
 template <class Q, class K, class V, class M, class F>
 auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
                const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
                const options& options, const head_place& head = {}) {
-  require_one_scalar<Q, K, V>();
+  require_fitting_types<Q, K, V>();
   using scalar = typename Q::Scalar;
   const call_shape shape =
       checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
@@ -226,7 +232,7 @@ template <class Q, class K, class V, class M, class F>
 void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
                     const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
                     const options& options, const head_place& head = {}) {
-  require_one_scalar<Q, K, V>();
+  require_fitting_types<Q, K, V>();
   using scalar = typename Q::Scalar;
   const call_shape shape =
       checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);

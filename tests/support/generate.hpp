@@ -83,6 +83,9 @@ problem<Scalar> any_problem(generator& g, shape n, double size = 1.5) {
           .v = any_matrix<matrix<Scalar>>(g, n.keys, n.dv, size)};
 }
 
+// For masks of types outside of namespace attn.
+using attn::operator&, attn::operator|, attn::operator~;
+
 // A mask of the library behind one type, so that a test over all masks compiles the call once.
 class any_mask {
  public:
@@ -199,17 +202,14 @@ inline std::vector<mask_case> every_mask(generator& g, index queries, index keys
 
 // The library's operators, each beside what it means for a pair. A composition's cover is a bound.
 inline mask_case negation(const mask_case& a) {
-  using attn::operator~;
   return {"~(" + a.name + ")", ~a.mask, [f = a.visible](place at) { return !f(at); },
           a.exact_cover};
 }
 inline mask_case conjunction(const mask_case& a, const mask_case& b) {
-  using attn::operator&;
   return {"(" + a.name + " & " + b.name + ")", a.mask & b.mask,
           [f = a.visible, h = b.visible](place at) { return f(at) && h(at); }};
 }
 inline mask_case disjunction(const mask_case& a, const mask_case& b) {
-  using attn::operator|;
   return {"(" + a.name + " | " + b.name + ")", a.mask | b.mask,
           [f = a.visible, h = b.visible](place at) { return f(at) || h(at); }};
 }

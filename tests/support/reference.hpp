@@ -153,9 +153,9 @@ answer<Number> evaluate(const problem<Scalar>& p) {
     a.log_sum_exp(i) = m + std::log(l);
     for (index j = 0; j < keys; ++j) {
       const auto n = static_cast<std::size_t>(j);
-      if (!seen[n]) continue;
       const Number weight = std::exp(s[n] - m) / l;
       a.weights(i, j) = weight;
+      if (!seen[n]) continue;
       for (index c = 0; c < dv; ++c) {
         a.out(i, c) += weight * v[static_cast<std::size_t>(j * dv + c)];
       }

@@ -4,8 +4,6 @@
 namespace attn_test {
 namespace {
 
-using attn::operator&;
-
 const attn::identity unchanged;
 
 TEST_CASE("the reference knows what one can work out by hand") {
@@ -211,8 +209,9 @@ TEST_CASE("permuting keys with their values changes nothing; permuting queries p
     const auto shuffled = [&](index length) {
       Eigen::PermutationMatrix<Eigen::Dynamic> permutation(length);
       permutation.setIdentity();
-      for (index j = length - 1; j > 0; --j)
+      for (index j = length - 1; j > 0; --j) {
         permutation.applyTranspositionOnTheRight(j, g.between(0, j));
+      }
       return permutation;
     };
     const auto keys = shuffled(n.keys);

@@ -120,7 +120,6 @@ TEST_CASE("cover is a bound of visible") {
 TEST_CASE("cover composes, so that a loop can skip what a part of the mask rules out") {
   const attn::tile above{.row = 0, .query = 0, .key = 8, .rows = 4, .keys = 4};
   const attn::tile below{.row = 8, .query = 8, .key = 0, .rows = 4, .keys = 4};
-  using attn::operator&, attn::operator|, attn::operator~;
   const any_mask causal = attn::causal(), lambda = attn::predicate([](int, int) { return true; });
   CHECK((causal & lambda).cover(above) == attn::coverage::none);
   CHECK((lambda & causal).cover(above) == attn::coverage::none);

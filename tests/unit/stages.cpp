@@ -90,7 +90,6 @@ TEST_CASE("apply_mask selects, and adds a bias where it does not hide") {
     const index offset = g.between(-5, 5);
     for (const mask_case& c : every_mask(g, queries, keys)) {
       INFO(c.name);
-      using attn::operator&;
       const Eigen::MatrixXf masked = attn::apply_mask(s, c.mask, attn::offset(offset));
       const Eigen::MatrixXf biased = attn::apply_mask(s, c.mask & bias, attn::offset(offset));
       Eigen::MatrixXf expected = s, expected_with_bias = s + bias;
@@ -299,7 +298,7 @@ TEST_CASE("stages refuse what does not fit") {
         std::string::npos);
   CHECK(message([&] { attn::apply_score_mod(a, attn::alibi(1)); }).find("attn::bottom_right") !=
         std::string::npos);
-  CHECK(message([&] { attn::apply_mask(a, boolean_matrix::Ones(2, 4)); }).find("4") !=
+  CHECK(message([&] { attn::apply_mask(a, boolean_matrix::Ones(2, 4)); }).find('4') !=
         std::string::npos);
   CHECK(message([&] { attn::apply_mask(a, boolean_matrix::Ones(3, 3)); }) != "accepted");
   CHECK(message([&] { attn::softmax(a, std::numeric_limits<double>::infinity()); }) != "accepted");
