@@ -1,6 +1,12 @@
 # Each dependency is a target that exists already, else the installed package, else fetched at a fixed commit.
 include(FetchContent)
 
+# The headers of a target that was fetched count as a system's, as those of a package do: no warnings.
+function(attn_as_system target)
+  get_target_property(dirs ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  set_target_properties(${target} PROPERTIES INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${dirs}")
+endfunction()
+
 # Eigen 3.4 or later, 5 included. Eigen 3.4's version file refuses ranges, hence the comparison here.
 function(attn_find_eigen)
   if(TARGET Eigen3::Eigen)
@@ -33,6 +39,7 @@ function(attn_find_catch2)
         GIT_REPOSITORY https://github.com/catchorg/Catch2.git
         GIT_TAG fa43b77429ba76c462b1898d6cd2f2d7a9416b14) # 3.7.1
       FetchContent_MakeAvailable(Catch2)
+      attn_as_system(Catch2)
     endif()
   endif()
   if(NOT TARGET Catch2::Catch2WithMain)
@@ -56,5 +63,6 @@ function(attn_find_benchmark)
       GIT_REPOSITORY https://github.com/google/benchmark.git
       GIT_TAG eddb0241389718a23a42db6af5f0164b6e0139af) # 1.9.4
     FetchContent_MakeAvailable(benchmark)
+    attn_as_system(benchmark)
   endif()
 endfunction()
