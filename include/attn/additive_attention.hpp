@@ -65,8 +65,9 @@ class additive_attention {
     detail::require_scalar<Scalar, Q, K, V>();
     detail::require(value.rows() == key.rows(), "value has ", value.rows(), " rows, key has ",
                     key.rows());
-    if (options.weights)
+    if (options.weights) {
       options.weights.template check<S>("options.weights", query.rows(), key.rows());
+    }
     if (options.log_sum_exp) {
       options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
     }

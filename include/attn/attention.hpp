@@ -38,8 +38,9 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
   if (options.log_sum_exp) {
     options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
   }
-  if (options.weights)
+  if (options.weights) {
     options.weights.template check<S>("options.weights", query.rows(), key.rows());
+  }
   return shape;
 }
 

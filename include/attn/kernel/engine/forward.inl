@@ -105,7 +105,7 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
 /// What values are shrunk by where a sum of them may overflow before it is divided: fewer keys than
 /// 2^32 cannot undo that.
 template <class T>
-inline constexpr T shrunk = T(1) / 4294967296;
+inline constexpr T shrunk = T(0x1p-32);
 
 /// The weighted sum where that of the block met something that is not finite: in the values, or
 /// made by adding up large ones. Values are shrunk, and each that is not finite reaches only the
@@ -249,8 +249,9 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
                    T* memory) {
   constexpr index lanes = width<T, Vectors>;
   std::int32_t row[lanes];
-  for (index w = 0; w < lanes; ++w)
+  for (index w = 0; w < lanes; ++w) {
     row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
+  }
   // A scale that cannot overflow or round may wait until the softmax, which then costs nothing.
   const bool folded = !rules.changes && p.scale <= T(1) && is_power_of_2(p.scale);
   const query_block<T> block{p,
