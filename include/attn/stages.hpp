@@ -161,19 +161,19 @@ void hide(S& s, const M& mask, const block_place& place) {
 /// Turns a row of scores into exp(s - m), m their maximum, and returns m and l = Σ exp(s - m), the
 /// sink among them. Where every score is -inf, m is 0 instead and l = 0: the mark of an empty row.
 /// A NaN loses every comparison for m, but not its way into l; +inf gives inf - inf there.
-template <class S, class Row>
-std::pair<S, S> exponentials(Row row, const S& sink) {
+template <class M, class S = typename M::Scalar>
+std::pair<S, S> exponentials(M& s, index i, const S& sink) {
   using std::exp;
   const S lowest(-std::numeric_limits<S>::infinity());
   S m = sink;
-  for (index j = 0; j < row.size(); ++j) {
-    if (row.coeff(j) > m) m = row.coeff(j);
+  for (index j = 0; j < s.cols(); ++j) {
+    if (s.coeff(i, j) > m) m = s.coeff(i, j);
   }
   if (m == lowest) m = S(0);
-  for (index j = 0; j < row.size(); ++j) {
-    row.coeffRef(j) = exp(S(row.coeff(j) - m));
+  for (index j = 0; j < s.cols(); ++j) {
+    s.coeffRef(i, j) = exp(S(s.coeff(i, j) - m));
   }
-  S l = row.size() == 0 ? S(0) : S(row.sum());
+  S l = s.cols() == 0 ? S(0) : S(s.row(i).sum());
   if (sink > lowest) l += exp(S(sink - m));
   return {m, l};
 }
@@ -217,7 +217,7 @@ void keep_hidden_out(O& out, const P& p, const V& v, const M& mask, const block_
   for (index i = 0; i < p.rows(); ++i) {
     bool empty = true;
     for (index j = 0; j < p.cols(); ++j) empty = empty && p.coeff(i, j) == scalar(0);
-    if (empty) out.row(i).setConstant(scalar(0));
+    if (empty && out.cols() > 0) out.row(i).setConstant(scalar(0));
   }
 }
 
@@ -318,8 +318,8 @@ auto softmax(S&& scores, double sink = -std::numeric_limits<double>::infinity())
   using scalar = typename decltype(p)::Scalar;
   const auto sink_score = detail::checked_sink<scalar>(sink);
   for (index i = 0; i < p.rows(); ++i) {
-    const scalar l = detail::exponentials<scalar>(p.row(i), sink_score).second;
-    if (!(l == scalar(0))) p.row(i) /= l;
+    const scalar l = detail::exponentials(p, i, sink_score).second;
+    if (p.cols() > 0 && !(l == scalar(0))) p.row(i) /= l;
   }
   return p;
 }
@@ -337,7 +337,7 @@ auto log_sum_exp(S&& scores, double sink = -std::numeric_limits<double>::infinit
   typename detail::plain_matrix<scalar, matrix::RowsAtCompileTime, matrix::MaxRowsAtCompileTime, 1,
                                 1, false>::type result(e.rows());
   for (index i = 0; i < e.rows(); ++i) {
-    const auto [m, l] = detail::exponentials<scalar>(e.row(i), sink_score);
+    const auto [m, l] = detail::exponentials(e, i, sink_score);
     result.coeffRef(i) =
         l == scalar(0) ? scalar(-std::numeric_limits<scalar>::infinity()) : scalar(m + log(l));
   }

@@ -12,6 +12,10 @@ ATTN_NOINLINE void* operator new(std::size_t size) {
   if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
+ATTN_NOINLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(size == 0 ? 1 : size);
+}
 ATTN_NOINLINE void* operator new(std::size_t size, std::align_val_t align) {
   ++allocations;
   const std::size_t alignment = static_cast<std::size_t>(align);
