@@ -14,7 +14,10 @@ struct strided {
   index row_stride = 0;
   index col_stride = 0;
 
-  [[nodiscard]] T* at(index i, index j) const { return data + i * row_stride + j * col_stride; }
+  /// Nothing where there is no memory, as in a matrix without elements.
+  [[nodiscard]] T* at(index i, index j) const {
+    return data == nullptr ? nullptr : data + i * row_stride + j * col_stride;
+  }
   [[nodiscard]] strided from(index i, index j) const { return {at(i, j), row_stride, col_stride}; }
 };
 
