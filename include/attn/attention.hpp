@@ -129,26 +129,40 @@ auto for_kernel(const F& score_mod) {
   }
 }
 
-/// Runs the fused kernel on every block of queries. A single small block needs no memory but the
-/// stack's.
-template <class S>
+/// Bytes that calls on these types may need, a block of queries, or 0 where they are not bounded.
+template <class Q, class K, class V>
+constexpr std::size_t bounded_bytes() {
+  constexpr int depth = Q::MaxColsAtCompileTime;
+  constexpr int keys = K::MaxRowsAtCompileTime;
+  constexpr int value_depth = V::MaxColsAtCompileTime;
+  if (depth == Eigen::Dynamic || keys == Eigen::Dynamic || value_depth == Eigen::Dynamic) return 0;
+  return kernel::most_needed<typename Q::Scalar>(depth, value_depth, keys);
+}
+
+/// Runs the fused kernel on every block of queries. What fits into StackBytes needs no workspace.
+template <std::size_t StackBytes, class S>
 void run_kernel(simd set, const kernel::problem<S>& p, const kernel::score_rules<S>& rules,
                 const options& options) {
-  constexpr std::size_t small = 16384;
   const kernel::block_needs needs = kernel::needs(set, p);
   const std::size_t bytes = static_cast<std::size_t>(needs.memory) * sizeof(S);
-  if (p.shape.queries <= needs.rows && bytes <= small) {
-    alignas(kernel::workspace_alignment) std::byte memory[small];
-    kernel::forward(set, p, rules, 0, p.shape.queries, reinterpret_cast<S*>(memory));
-    return;
-  }
+  const auto attend = [&](index block, void* memory) {
+    const index first = block * needs.rows;
+    const index rows = std::min(needs.rows, p.shape.queries - first);
+    kernel::forward(set, p, rules, first, rows, static_cast<S*>(memory));
+  };
+  const auto attend_on_stack = [&](index block) {
+    alignas(kernel::workspace_alignment) std::byte memory[StackBytes];
+    attend(block, memory);
+  };
+  if (bytes <= StackBytes && p.shape.queries <= needs.rows) return attend_on_stack(0);
+
+  const index blocks = (p.shape.queries + needs.rows - 1) / needs.rows;
+  if (bytes <= StackBytes) return options.executor(blocks, task(attend_on_stack));
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
-  options.executor((p.shape.queries + needs.rows - 1) / needs.rows, task([&](index block) {
-                     const index first = block * needs.rows;
-                     const index rows = std::min(needs.rows, p.shape.queries - first);
+  options.executor(blocks, task([&](index block) {
                      const workspace::lease lease(memory, bytes);
-                     kernel::forward(set, p, rules, first, rows, static_cast<S*>(lease.data()));
+                     attend(block, lease.data());
                    }));
 }
 
@@ -176,7 +190,8 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   if (shape.queries == 0) return;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
-  run_kernel(set, p, kernel::make_rules<S>(set, mask, change), options);
+  constexpr std::size_t stack_bytes = std::max<std::size_t>(16384, bounded_bytes<Q, K, V>());
+  run_kernel<stack_bytes>(set, p, kernel::make_rules<S>(set, mask, change), options);
 }
 
 /// Whether calls on this scalar type have a fused kernel.

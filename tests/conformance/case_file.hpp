@@ -16,7 +16,7 @@
 
 #include "support/npy.hpp"
 
-namespace attn::test {
+namespace attn_test {
 
 class case_file {
  public:
@@ -94,4 +94,4 @@ class case_file {
   std::map<std::string, std::string> values_;
 };
 
-}  // namespace attn::test
+}  // namespace attn_test

@@ -16,8 +16,8 @@
 namespace {
 
 namespace fs = std::filesystem;
-using attn::test::case_file;
-using attn::test::closeness;
+using attn_test::case_file;
+using attn_test::closeness;
 
 constexpr int skip_return_code = 77;
 
@@ -39,20 +39,20 @@ void run(const case_file& from) {
   if (op == "Attention") {
     const std::string& dtype = from.dtype("input.Q");
     const closeness allowed = tolerance(from, dtype);
-    if (dtype == "float64" || attn::test::asks_for_double(from)) {
-      attn::test::run_attention<double>(from, allowed);
+    if (dtype == "float64" || attn_test::asks_for_double(from)) {
+      attn_test::run_attention<double>(from, allowed);
     } else if (dtype == "float32") {
-      attn::test::run_attention<float>(from, allowed);
+      attn_test::run_attention<float>(from, allowed);
     } else if (dtype == "float16") {
-      attn::test::run_attention<Eigen::half>(from, allowed);
+      attn_test::run_attention<Eigen::half>(from, allowed);
     } else if (dtype == "bfloat16") {
-      attn::test::run_attention<Eigen::bfloat16>(from, allowed);
+      attn_test::run_attention<Eigen::bfloat16>(from, allowed);
     } else {
       throw std::runtime_error("Q has dtype " + dtype + ", which is not known to this test");
     }
   } else if (op == "Softmax" || op == "LogSoftmax") {
     const closeness allowed = tolerance(from, from.dtype("input.x"));
-    attn::test::run_softmax<float>(from, allowed);
+    attn_test::run_softmax<float>(from, allowed);
   } else {
     throw std::runtime_error("operator " + op + " is not known to this test");
   }

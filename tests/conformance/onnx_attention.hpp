@@ -13,7 +13,7 @@
 #include "conformance/case_file.hpp"
 #include "conformance/tensor.hpp"
 
-namespace attn::test {
+namespace attn_test {
 
 // What qk_matmul_output holds: the scores at one of four points of the definition.
 enum class score_output : std::uint8_t { scaled, changed, masked, weights };
@@ -209,4 +209,4 @@ void run_attention(const case_file& from, closeness allowed) {
   compare_if_asked("qk_matmul_output", result.scores.data());
 }
 
-}  // namespace attn::test
+}  // namespace attn_test

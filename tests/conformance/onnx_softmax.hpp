@@ -7,7 +7,7 @@
 #include "conformance/case_file.hpp"
 #include "conformance/tensor.hpp"
 
-namespace attn::test {
+namespace attn_test {
 
 template <class T>
 void run_softmax(const case_file& from, closeness allowed) {
@@ -33,4 +33,4 @@ void run_softmax(const case_file& from, closeness allowed) {
   compare(from, "output.y", x, allowed);
 }
 
-}  // namespace attn::test
+}  // namespace attn_test

@@ -17,7 +17,7 @@
 
 namespace {
 
-using attn::test::read_npy;
+using attn_test::read_npy;
 
 // A folder of this test's own, gone with the object.
 class temporary_folder {
@@ -93,35 +93,35 @@ TEST_CASE("a broken .npy file is refused") {
 
 TEST_CASE("a case that asks for something unheard of is refused") {
   const temporary_folder folder;
-  const attn::test::case_file from(folder.file("case.txt",
-                                               "attr.axis = 1\n"
-                                               "inputs = x - y\n"
-                                               "outputs = z\n"));
+  const attn_test::case_file from(folder.file("case.txt",
+                                              "attr.axis = 1\n"
+                                              "inputs = x - y\n"
+                                              "outputs = z\n"));
   CHECK_NOTHROW(from.allow_only({"axis"}, {"x", "y"}, {"z"}));
   CHECK(fails_with("attribute 'axis'", [&] { from.allow_only({}, {"x", "y"}, {"z"}); }));
   CHECK(fails_with("input 'y'", [&] { from.allow_only({"axis"}, {"x"}, {"z"}); }));
   CHECK(fails_with("output 'z'", [&] { from.allow_only({"axis"}, {"x", "y"}, {}); }));
   CHECK(fails_with("no 'rtol'", [&] { from.number("rtol"); }));
-  CHECK(fails_with("twice", [&] { attn::test::case_file(folder.file("y", "a = 1\na = 1\n")); }));
+  CHECK(fails_with("twice", [&] { attn_test::case_file(folder.file("y", "a = 1\na = 1\n")); }));
 }
 
 TEST_CASE("a mask is spread as in NumPy, but a short last axis is filled up") {
-  using attn::test::mask_of_head;
+  using attn_test::mask_of_head;
   const std::array<std::int64_t, 4> scores{2, 2, 3, 4};
   const auto row = [](auto mask, std::int64_t i) {
     return std::vector<int>(mask.row(i).begin(), mask.row(i).end());
   };
-  const attn::test::tensor<int> rank1{{4}, {1, 2, 3, 4}}, single{{1}, {5}};
+  const attn_test::tensor<int> rank1{{4}, {1, 2, 3, 4}}, single{{1}, {5}};
   CHECK(row(mask_of_head(rank1, scores, 1, 1, 0), 2) == std::vector{1, 2, 3, 4});
   CHECK(row(mask_of_head(single, scores, 0, 0, 9), 1) == std::vector{5, 9, 9, 9});
 
-  const attn::test::tensor<int> heads{{2, 1, 2}, {1, 2, 3, 4}};  // rank 3 begins with the heads
+  const attn_test::tensor<int> heads{{2, 1, 2}, {1, 2, 3, 4}};  // rank 3 begins with the heads
   CHECK(row(mask_of_head(heads, scores, 0, 1, 0), 2) == std::vector{3, 4, 0, 0});
-  const attn::test::tensor<int> batch{{2, 1, 3, 1}, {1, 2, 3, 4, 5, 6}};
+  const attn_test::tensor<int> batch{{2, 1, 3, 1}, {1, 2, 3, 4, 5, 6}};
   CHECK(row(mask_of_head(batch, scores, 1, 0, 0), 2) == std::vector{6, 0, 0, 0});
   for (const std::vector<std::int64_t>& shape :
        {std::vector<std::int64_t>{2, 4}, {1, 5}, {1, 2, 2, 3, 4}, {}}) {
-    const attn::test::tensor<int> misfit{shape, std::vector<int>(48)};
+    const attn_test::tensor<int> misfit{shape, std::vector<int>(48)};
     CHECK(fails_with("does not fit", [&] { mask_of_head(misfit, scores, 0, 0, 0); }));
   }
 }

@@ -14,7 +14,7 @@
 
 #include "conformance/case_file.hpp"
 
-namespace attn::test {
+namespace attn_test {
 
 template <class T>
 using row_major = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -131,4 +131,4 @@ class head_tensor {
   tensor<T> data_;
 };
 
-}  // namespace attn::test
+}  // namespace attn_test

@@ -64,7 +64,7 @@ std::vector<T> read_words(const std::string& text) {
 class array {
  public:
   explicit array(const fs::path& file) {
-    const attn::test::npy_array stored = attn::test::read_npy(file);
+    const attn_test::npy_array stored = attn_test::read_npy(file);
     shape_ = stored.shape;
     if (stored.dtype == "<f8") values_ = stored.as<double>();
     if (stored.dtype == "<f4") assign(stored.as<float>());

@@ -1,5 +1,7 @@
 # Compiles `source` with REFUSED defined, which must fail with output that matches `message`, and
 # without it, which must succeed.
+cmake_minimum_required(VERSION 3.24)
+
 separate_arguments(flags UNIX_COMMAND "${flags}")
 string(REPLACE "|" ";" includes "${includes}")
 list(TRANSFORM includes PREPEND "-I")

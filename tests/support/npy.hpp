@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn::test {
+namespace attn_test {
 
 static_assert(std::endian::native == std::endian::little,
               "the bytes of a file are taken as they are");
@@ -175,4 +175,4 @@ inline npy_array read_npy(const std::filesystem::path& path) {
   }
 }
 
-}  // namespace attn::test
+}  // namespace attn_test

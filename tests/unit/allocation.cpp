@@ -1,46 +1,13 @@
-// Calls on fixed sizes allocate nothing. Eigen's allocations are counted where it asks whether it
-// may, the standard library's in operator new.
-#include <cstdlib>
-#include <new>
-#include <string>
-
-namespace {
-long allocations = 0;
-}
-
-// With EIGEN_RUNTIME_NO_MALLOC, Eigen asserts before each allocation that it is allowed.
-#define EIGEN_RUNTIME_NO_MALLOC
-#define eigen_assert(condition) \
-  ((condition)                  \
-       ? void()                 \
-       : void(++allocations))  // NOLINT(readability-identifier-naming): the name is Eigen's
+// Calls on fixed sizes allocate nothing.
+#include "support/allocations.hpp"
+// It comes before what it counts.
 #include <attn/attention.hpp>
+#include <string>
 
 #include "support/catch.hpp"
 
-void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  ++allocations;
-  return std::malloc(size == 0 ? 1 : size);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
+namespace attn_test {
 namespace {
-
-template <class F>
-long allocations_of(const F& f) {
-  Eigen::internal::set_is_malloc_allowed(false);
-  allocations = 0;
-  f();
-  const long counted = allocations;
-  Eigen::internal::set_is_malloc_allowed(true);
-  return counted;
-}
 
 TEST_CASE("the count counts") {
   CHECK(allocations_of([] { Eigen::MatrixXf(3, 3).setZero(); }) > 0);
@@ -106,6 +73,9 @@ TEST_CASE("calls on fixed sizes allocate nothing") {
                     fixed<double, 16, 16, Eigen::RowMajor>>();
   allocates_nothing<fixed<Eigen::half, 3, 5>, fixed<Eigen::half, 2, 5>, fixed<Eigen::half, 2, 1>>();
   allocates_nothing<fixed<float, 1, 8, Eigen::RowMajor>, fixed<float, 5, 8>, fixed<float, 5, 4>>();
+  // More rows than a kernel takes at once.
+  allocates_nothing<fixed<float, 64, 16>, fixed<float, 64, 16>, fixed<float, 64, 16>>();
+  allocates_nothing<fixed<double, 50, 64>, fixed<double, 70, 64>, fixed<double, 70, 40>>();
 }
 
 TEST_CASE("calls on sizes with a fixed bound allocate nothing") {
@@ -121,3 +91,4 @@ TEST_CASE("calls on sizes with a fixed bound allocate nothing") {
 }
 
 }  // namespace
+}  // namespace attn_test

@@ -115,6 +115,19 @@ block_needs needs(simd set, const problem<T>& p) {
   }
 }
 
+/// Bytes that a block of rows needs at most, on whatever instruction set runs.
+template <class T>
+constexpr std::size_t most_needed(index depth, index value_depth, index keys) {
+#if ATTN_X86
+  namespace widest = avx512;
+#elif ATTN_NEON
+  namespace widest = neon;
+#else
+  namespace widest = portable;
+#endif
+  return static_cast<std::size_t>(widest::most_memory<T>(depth, value_depth, keys)) * sizeof(T);
+}
+
 /// The rules of a mask and a score change on an instruction set. They refer to both.
 template <class T, class M, class F>
 score_rules<T> make_rules(simd set, const M& mask, const F& change) {

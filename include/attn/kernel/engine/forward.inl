@@ -18,7 +18,7 @@ struct block_memory {
   T* second;  // value_depth: out again, with care
   T* finite;  // keys_a_tile x value_depth: values without what is not finite
 
-  static index size(index depth, index value_depth, index keys, index lanes) {
+  static constexpr index size(index depth, index value_depth, index keys, index lanes) {
     return (depth + keys + 2 * value_depth + 4) * lanes + keys * value_depth;
   }
   /// Each part starts at a whole vector, for all but the last are multiples of the lanes.
@@ -275,7 +275,14 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
 template <class T>
 inline constexpr index block_rows = width<T, 3>;
 
-/// Numbers that `forward` needs to work in, for the largest of its blocks.
+/// Numbers that `forward` needs to work in, whatever the number of queries.
+template <class T>
+constexpr index most_memory(index depth, index value_depth, index keys) {
+  return block_memory<T>::size(depth, value_depth, std::min(index{keys_a_tile}, keys),
+                               block_rows<T>);
+}
+
+/// The same for the largest block of a problem.
 template <class T>
 index memory_size(const problem<T>& p) {
   const index rows = std::min(block_rows<T>, index{p.shape.queries});
