@@ -28,14 +28,14 @@ struct onnx_attention {
   std::optional<double> scale = std::nullopt;
   double softcap = 0;  // 0: none
   bool causal = false;
-  index left = unbounded, right = unbounded;
+  attn::index left = attn::unbounded, right = attn::unbounded;
   score_output scores = score_output::scaled;
 };
 
 template <class T>
 struct onnx_attention_result {
   head_tensor<T> y;
-  head_tensor<accumulator_t<T>> scores;
+  head_tensor<attn::accumulator_t<T>> scores;
 };
 
 // Joins the past, which is always stored as (batch, heads, rows, width), with the new rows. What
@@ -126,9 +126,11 @@ row_major<M> mask_of_head(const tensor<M>& mask, std::array<std::int64_t, 4> ful
 template <class T, class F>
 void with_mask(const onnx_attention<T>& a, std::int64_t b, std::int64_t h, const F& f) {
   const auto with_matrix = [&](const auto& positional) {
-    const index length = a.key_lengths ? a.key_lengths->values[static_cast<std::size_t>(b)]  //
-                                       : a.k.rows();
-    const auto structure = positional & sliding_window(a.left, a.right) & key_padding(length);
+    const attn::index length = a.key_lengths
+                                   ? a.key_lengths->values[static_cast<std::size_t>(b)]  //
+                                   : a.k.rows();
+    const auto structure =
+        positional & attn::sliding_window(a.left, a.right) & attn::key_padding(length);
     const std::array full{a.q.batch(), a.q.heads(), a.q.rows(), a.k.rows()};
     if (a.visible) {
       f(structure & mask_of_head(*a.visible, full, b, h, false));
@@ -140,23 +142,23 @@ void with_mask(const onnx_attention<T>& a, std::int64_t b, std::int64_t h, const
     }
   };
   if (a.causal) {
-    with_matrix(causal());
+    with_matrix(attn::causal());
   } else {
-    with_matrix(none());
+    with_matrix(attn::none());
   }
 }
 
 // The one call knows no name for the scores half way: the stages do.
 template <class Q, class K, class M, class C>
 auto scores_of_head(const Q& q, const K& k, const M& mask, const C& change, double scaling,
-                    alignment placed, score_output wanted) {
-  auto s = scale(score(q, k), scaling);
+                    attn::alignment placed, score_output wanted) {
+  auto s = attn::scale(score(q, k), scaling);
   if (wanted == score_output::scaled) return s;
-  s = apply_score_mod(s, change, placed);
+  s = attn::apply_score_mod(s, change, placed);
   if (wanted == score_output::changed) return s;
-  s = apply_mask(s, mask, placed);
+  s = attn::apply_mask(s, mask, placed);
   if (wanted == score_output::masked) return s;
-  s = softmax(s);
+  s = attn::softmax(s);
   return s;
 }
 
@@ -167,23 +169,23 @@ onnx_attention_result<T> evaluate(const onnx_attention<T>& a) {
                                   {batch, heads, a.q.rows(), a.k.rows(), false}};
   for (std::int64_t b = 0; b < batch; ++b) {
     // Without a cache the first query stands at the first key, also where Lq != Lk.
-    const index first = a.key_lengths
-                            ? a.key_lengths->values[static_cast<std::size_t>(b)] - a.q.rows()
-                            : a.past_rows;
+    const attn::index first = a.key_lengths
+                                  ? a.key_lengths->values[static_cast<std::size_t>(b)] - a.q.rows()
+                                  : a.past_rows;
     for (std::int64_t h = 0; h < heads; ++h) {
       const auto q = a.q.head(b, h), k = a.k.head(b, h / group), v = a.v.head(b, h / group);
       const auto attend = [&](const auto& mask, const auto& change) {
-        result.y.head(b, h) = scaled_dot_product_attention(
-            q, k, v, mask, change, {.alignment = offset(first), .scale = a.scale});
+        result.y.head(b, h) = attn::scaled_dot_product_attention(
+            q, k, v, mask, change, {.alignment = attn::offset(first), .scale = a.scale});
         const double scaling = a.scale.value_or(1 / std::sqrt(static_cast<double>(q.cols())));
         result.scores.head(b, h) =
-            scores_of_head(q, k, mask, change, scaling, offset(first), a.scores);
+            scores_of_head(q, k, mask, change, scaling, attn::offset(first), a.scores);
       };
       with_mask(a, b, h, [&](const auto& mask) {
         if (a.softcap > 0) {
-          attend(mask, softcap(a.softcap));
+          attend(mask, attn::softcap(a.softcap));
         } else {
-          attend(mask, identity());
+          attend(mask, attn::identity());
         }
       });
     }

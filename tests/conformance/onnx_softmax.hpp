@@ -25,9 +25,9 @@ void run_softmax(const case_file& from, closeness allowed) {
     Eigen::Map<row_major<T>> block(x.values.data() + n * length * inner, length, inner);
     const row_major<T> slices = block.transpose();
     if (from.text("op") == "Softmax") {
-      block = softmax(slices).transpose();
+      block = attn::softmax(slices).transpose();
     } else {
-      block = (slices.colwise() - log_sum_exp(slices)).transpose();
+      block = (slices.colwise() - attn::log_sum_exp(slices)).transpose();
     }
   }
   compare(from, "output.y", x, allowed);

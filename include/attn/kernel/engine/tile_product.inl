@@ -37,8 +37,8 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
 /// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes] for Rows keys; raises `highest` to
 /// the largest score of each lane.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth, T scale, T* scores,
-                              T* highest) {
+ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, const T& scale,
+                            T* scores, T* highest) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -69,8 +69,8 @@ ATTN_NOINLINE void score_rows(strided<const T> key, const T* query, index depth,
 /// out[c][lanes] = out[c][lanes] · factor[lanes] + Σ_j value[j, c] · weights[j][lanes] for Rows
 /// columns c of the values.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void weighted_sum_rows(strided<const T> value, const T* weights, index keys,
-                                     const T* factor, T* out) {
+ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, index keys,
+                                   const T* factor, T* out) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
@@ -92,8 +92,8 @@ ATTN_NOINLINE void weighted_sum_rows(strided<const T> value, const T* weights, i
 
 /// As many rows at once as there are registers for, then the rest by halves.
 template <class T, int Rows, int Vectors>
-void score(strided<const T> key, const T* query, index depth, T scale, index keys, T* scores,
-           T* highest) {
+ATTN_NOINLINE void score(strided<const T> key, const T* query, index depth, const T& scale,
+                         index keys, T* scores, T* highest) {
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
     score_rows<T, Rows, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
@@ -108,8 +108,8 @@ void score(strided<const T> key, const T* query, index depth, T scale, index key
 }
 
 template <class T, int Rows, int Vectors>
-void weighted_sum(strided<const T> value, const T* weights, index keys, index value_depth,
-                  const T* factor, T* out) {
+ATTN_NOINLINE void weighted_sum(strided<const T> value, const T* weights, index keys,
+                                index value_depth, const T* factor, T* out) {
   index c = 0;
   for (; c + Rows <= value_depth; c += Rows) {
     weighted_sum_rows<T, Rows, Vectors>({value.at(0, c), value.row_stride, value.col_stride},
