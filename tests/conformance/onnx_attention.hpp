@@ -152,7 +152,7 @@ void with_mask(const onnx_attention<T>& a, std::int64_t b, std::int64_t h, const
 template <class Q, class K, class M, class C>
 auto scores_of_head(const Q& q, const K& k, const M& mask, const C& change, double scaling,
                     attn::alignment placed, score_output wanted) {
-  auto s = attn::scale(score(q, k), scaling);
+  auto s = attn::scale(attn::score(q, k), scaling);
   if (wanted == score_output::scaled) return s;
   s = attn::apply_score_mod(s, change, placed);
   if (wanted == score_output::changed) return s;
