@@ -146,17 +146,15 @@ void run_kernel(simd set, const kernel::problem<S>& p, const kernel::score_rules
   const kernel::block_needs needs = kernel::needs(set, p);
   const std::size_t bytes = static_cast<std::size_t>(needs.memory) * sizeof(S);
   const auto attend = [&](index block, void* memory) {
-    const index first = block * needs.rows;
-    const index rows = std::min(needs.rows, p.shape.queries - first);
-    kernel::forward(set, p, rules, first, rows, static_cast<S*>(memory));
+    kernel::forward(set, p, rules, needs.blocks.start(block), needs.blocks.size(block),
+                    static_cast<S*>(memory));
   };
   const auto attend_on_stack = [&](index block) {
     alignas(kernel::workspace_alignment) std::byte memory[StackBytes];
     attend(block, memory);
   };
-  if (bytes <= StackBytes && p.shape.queries <= needs.rows) return attend_on_stack(0);
-
-  const index blocks = (p.shape.queries + needs.rows - 1) / needs.rows;
+  const index blocks = needs.blocks.count();
+  if (bytes <= StackBytes && blocks == 1) return attend_on_stack(0);
   if (bytes <= StackBytes) return options.executor(blocks, task(attend_on_stack));
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
@@ -289,7 +287,7 @@ plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
     p.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
     const simd set = instruction_set();
     const kernel::block_needs needs = kernel::needs(set, p);
-    return {true, set, (query.rows() + needs.rows - 1) / needs.rows,
+    return {true, set, needs.blocks.count(),
             static_cast<std::size_t>(needs.memory) * sizeof(typename Q::Scalar)};
   } else {
     return {false, simd::portable, detail::stage_tasks<Q>(query.rows()), 0};

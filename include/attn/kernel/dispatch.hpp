@@ -85,9 +85,9 @@ namespace portable {
 }  // namespace portable
 #endif
 
-/// What an instruction set asks for: rows of a block, and numbers to work in.
+/// What a call asks for on an instruction set: its blocks, and numbers for each to work in.
 struct block_needs {
-  index rows = 0;
+  row_blocks blocks;
   index memory = 0;
 };
 
@@ -96,18 +96,18 @@ block_needs needs(simd set, const problem<T>& p) {
   switch (set) {
 #if ATTN_X86
     case simd::avx512:
-      return {avx512::block_rows<T>, avx512::memory_size(p)};
+      return {{p.shape.queries, avx512::vec<T>::lanes}, avx512::memory_size(p)};
 #if !ATTN_BUILT_FOR_AVX512
     case simd::avx2:
-      return {avx2::block_rows<T>, avx2::memory_size(p)};
+      return {{p.shape.queries, avx2::vec<T>::lanes}, avx2::memory_size(p)};
 #endif
 #endif
 #if ATTN_NEON
     default:
-      return {neon::block_rows<T>, neon::memory_size(p)};
+      return {{p.shape.queries, neon::vec<T>::lanes}, neon::memory_size(p)};
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
     default:
-      return {portable::block_rows<T>, portable::memory_size(p)};
+      return {{p.shape.queries, portable::vec<T>::lanes}, portable::memory_size(p)};
 #else
     default:
       return {};
@@ -165,8 +165,8 @@ score_rules<T> make_rules(simd set, const M& mask, const F& change) {
   return rules;
 }
 
-/// Rows [first, first + rows) of the result, at most needs().rows; memory: needs().memory numbers,
-/// aligned to workspace_alignment.
+/// Rows [first, first + rows) of the result, a block of needs().blocks; memory: needs().memory
+/// numbers, aligned to workspace_alignment.
 template <class T>
 void forward(simd set, const problem<T>& p, const score_rules<T>& rules, index first, index rows,
              T* memory) {

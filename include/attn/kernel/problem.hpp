@@ -2,6 +2,7 @@
 // No Eigen, no heads, and no types of masks: those are behind two functions of a tile.
 #pragma once
 
+#include <algorithm>
 #include <attn/config.hpp>
 #include <attn/position.hpp>
 
@@ -70,6 +71,24 @@ struct score_rules {
   void (*change_scores)(const score_rules& rules, const score_tile<T>& t) = nullptr;
   /// s = -inf where the mask hides
   void (*hide)(const score_rules& rules, const score_tile<T>& t) = nullptr;
+};
+
+/// How the rows of a call are dealt out to blocks: three vectors of rows to each, and where a
+/// single vector would be left for the last, which keeps a core half busy, it gets one from the
+/// block before.
+struct row_blocks {
+  index rows = 0;
+  index lanes = 1;  // rows in a vector
+
+  [[nodiscard]] index count() const { return (vectors() + 2) / 3; }
+  [[nodiscard]] index start(index block) const {
+    const bool shared = vectors() % 3 == 1 && block > 0 && block == count() - 1;
+    return std::min((3 * block - (shared ? 1 : 0)) * lanes, rows);
+  }
+  [[nodiscard]] index size(index block) const { return start(block + 1) - start(block); }
+
+ private:
+  [[nodiscard]] index vectors() const { return (rows + lanes - 1) / lanes; }
 };
 
 /// Memory for the engine starts at a multiple of this many bytes.

@@ -27,8 +27,8 @@ struct exp2_coefficients<double> {  // to 3.2e-18
                                   6.2634597954007813052e-10};
 };
 
-/// 2^t for t <= 0 to 2 units in the last place of t and of the result; 0 where the result would be
-/// below the smallest normal number, NaN for NaN.
+/// 2^t for t <= 0 to 2 units in the last place of t and of the result; NaN for NaN. Within the life
+/// of a `flush_small`, for 0 is wanted where the result would be below the smallest normal number.
 template <class T>
 ATTN_INLINE vec<T> exp2(vec<T> t) {
   using polynomial = exp2_coefficients<T>;

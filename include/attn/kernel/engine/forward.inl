@@ -3,7 +3,7 @@
 
 /// Keys in a tile. Tiles lie on a fixed grid of keys, so that a row's sums are grouped alike
 /// whatever block it is in.
-inline constexpr std::int32_t keys_a_tile = 64;
+inline constexpr std::int32_t keys_a_tile = 128;
 
 /// Where a block of queries keeps its numbers, all [something][lane].
 template <class T>
@@ -94,7 +94,8 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   const block_memory<T>& at = block.at;
   std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
   score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
-                                  block.scale, s.place.keys, at.scores, at.tile_highest);
+                                  block.scale, s.place.keys, keys_a_tile, at.scores,
+                                  at.tile_highest);
   if (block.rules.changes) block.rules.change_scores(block.rules, s);
   if (seen == coverage::some) block.rules.hide(block.rules, s);  // last: a soft cap lifts -inf
   if (block.rules.changes || seen == coverage::some) {
@@ -122,7 +123,7 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
     }
   }
   weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
-                                         s.place.keys, value_depth, at.factor, at.second);
+                                         s.place.keys, 0, value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
     for (index c = 0; c < value_depth; ++c) {
       const T x = *value.at(j, c);
@@ -133,16 +134,6 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
       }
     }
   }
-}
-
-template <class T>
-bool all_finite(const T* x, index size) {
-  const vec<T> zero = broadcast(T(0));
-  for (index i = 0; i < size; i += vec<T>::lanes) {
-    const vec<T> a = load(x + i);
-    if (!all_equal(a - a, zero)) return false;
-  }
-  return true;
 }
 
 /// Everything but the division by the sums: into `out`, or with care into `second`.
@@ -168,21 +159,29 @@ void attend(const query_block<T>& block, bool with_care) {
     if (with_care) {
       weighted_sum_with_care<T, Vectors>(block, s, value);
     } else {
-      weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, p.value_depth, at.factor,
-                                             at.out);
+      weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, keys_a_tile, p.value_depth,
+                                             at.factor, at.out);
     }
   }
 }
 
-/// Divides by the sums, the sink among them, and writes the rows out. A row whose sum is 0 is 0.
-/// What is finite in `out` is right: whatever hid or overflowed shows; the rest is in `second`.
-/// Leaves in `factor` what exp(s - highest) is multiplied by to become a weight.
+/// Puts the sink among the sums, writes the logarithm of the sums where it is asked for, and leaves
+/// in `factor` what exp(s - highest) is multiplied by to become a weight: 0 where all sums are.
 template <class T, int Vectors>
-void finish(const query_block<T>& block, bool with_care) {
+void find_factors(const query_block<T>& block) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
+  if (p.sink == lowest && p.log_sum_exp.data == nullptr) {
+    const vec<T> zero = broadcast(T(0));
+    for (index w = 0; w < lanes; w += vec<T>::lanes) {
+      const vec<T> sum = load(at.sum + w);
+      store(at.factor + w, where_equal(sum, zero, zero, broadcast(T(1)) / sum));
+    }
+    return;
+  }
+  std::fill_n(at.factor, lanes, T(0));
   for (index w = 0; w < block.rows; ++w) {
     T m = at.highest[w] * block.unit;
     T l = at.sum[w];
@@ -199,18 +198,47 @@ void finish(const query_block<T>& block, bool with_care) {
           l == T(0) ? lowest : (m > lowest ? m : T(0)) + std::log(l);
     }
   }
-  std::fill(at.factor + block.rows, at.factor + lanes, T(0));
+}
+
+/// Divides by the sums. Returns whether all is finite then; if not, `attend` with care is next.
+template <class T, int Vectors>
+bool divide(const query_block<T>& block) {
+  const block_memory<T>& at = block.at;
   const vec<T> zero = broadcast(T(0));
-  for (index i = 0; i < p.value_depth * lanes; i += vec<T>::lanes) {
-    const vec<T> factor = load(at.factor + i % lanes);
-    vec<T> x = load(at.out + i) * factor;
-    if (with_care) {
-      const vec<T> careful = (load(at.second + i) * factor) * broadcast(1 / shrunk<T>);
-      x = where_equal(load(at.out + i) - load(at.out + i), zero, x, careful);
-    }
-    store(at.out + i, where_equal(load(at.sum + i % lanes), zero, zero, x));
+  vec<T> factor[Vectors];
+  vec<T> finite[Vectors];  // NaN as soon as something isn't
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    factor[v] = load(at.factor + v * vec<T>::lanes);
+    finite[v] = zero;
   }
-  lanes_to_rows(at.out, lanes, p.out.from(block.first, 0), block.rows, p.value_depth);
+  T* out = at.out;
+  for (index c = 0; c < block.p.value_depth; ++c, out += width<T, Vectors>) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const vec<T> x = load(out + v * vec<T>::lanes) * factor[v];
+      finite[v] = multiply_add(x, zero, finite[v]);
+      store(out + v * vec<T>::lanes, x);
+    }
+  }
+  bool all = true;
+  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
+  return all;
+}
+
+/// What is finite in `out` is right: whatever hid or overflowed shows. The rest is in `second`. A
+/// row whose sum is 0 is 0.
+template <class T, int Vectors>
+ATTN_NOINLINE void divide_with_care(const query_block<T>& block) {
+  const block_memory<T>& at = block.at;
+  const vec<T> zero = broadcast(T(0));
+  for (index i = 0; i < block.p.value_depth * width<T, Vectors>; i += vec<T>::lanes) {
+    const index w = i % width<T, Vectors>;
+    const vec<T> x = load(at.out + i);
+    const vec<T> careful = (load(at.second + i) * load(at.factor + w)) * broadcast(1 / shrunk<T>);
+    const vec<T> best = where_equal(x - x, zero, x, careful);
+    store(at.out + i, where_equal(load(at.sum + w), zero, zero, best));
+  }
 }
 
 /// The weights of the rows, in a second pass over the scores, after `finish`.
@@ -265,9 +293,13 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
                              folded ? p.scale : T(1)};
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend<T, Vectors>(block, false);
-  const bool with_care = !all_finite(block.at.out, p.value_depth * lanes);
-  if (with_care) attend<T, Vectors>(block, true);
-  finish<T, Vectors>(block, with_care);
+  find_factors<T, Vectors>(block);
+  if (!divide<T, Vectors>(block)) {
+    attend<T, Vectors>(block, true);
+    find_factors<T, Vectors>(block);
+    divide_with_care<T, Vectors>(block);
+  }
+  lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
   if (p.weights.data != nullptr) write_weights<T, Vectors>(block);
 }
 

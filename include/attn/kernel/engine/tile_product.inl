@@ -16,10 +16,20 @@ struct registers {
 template <class T, int Vectors>
 inline constexpr int width = Vectors * vec<T>::lanes;
 
+/// Asks for the line of memory that lies `offset` numbers after `a`, which may be anywhere.
+template <class T>
+ATTN_INLINE void prefetch(const T* a, index offset) {
+  ATTN_PREFETCH(reinterpret_cast<std::uintptr_t>(a) +
+                static_cast<std::uintptr_t>(offset) * sizeof(T));
+}
+
+/// C += A B. Each step asks for a line of what A will be a tile later, `ahead` numbers further on;
+/// the rows take turns. Processors do not guess it from the order in which A is read.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
-                            const T* b, index depth) {
+                            const T* b, index depth, index ahead) {
   for (index k = 0; k < depth; ++k) {
+    prefetch(a, ahead + (k & (Rows - 1)) * a_row);
     vec<T> x[Vectors];
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) x[v] = load(b + v * vec<T>::lanes);
@@ -38,14 +48,14 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
 /// the largest score of each lane.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, const T& scale,
-                            T* scores, T* highest) {
+                            index ahead, T* scores, T* highest) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
-  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth);
+  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth, ahead * key.row_stride);
   if (scale != T(1)) {
     const vec<T> factor = broadcast(scale);
     ATTN_UNROLL
@@ -70,7 +80,7 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, c
 /// columns c of the values.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, index keys,
-                                   const T* factor, T* out) {
+                                   index ahead, const T* factor, T* out) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
@@ -80,7 +90,8 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
       c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
     }
   }
-  accumulate(c, value.data, value.col_stride, value.row_stride, weights, keys);
+  accumulate(c, value.data, value.col_stride, value.row_stride, weights, keys,
+             ahead * value.row_stride);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
@@ -90,36 +101,36 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
   }
 }
 
-/// As many rows at once as there are registers for, then the rest by halves.
+/// As many rows at once as there are registers for, then the rest by halves. What will be read of
+/// the keys (or values) `ahead` of these is asked for meanwhile.
 template <class T, int Rows, int Vectors>
 ATTN_NOINLINE void score(strided<const T> key, const T* query, index depth, const T& scale,
-                         index keys, T* scores, T* highest) {
+                         index keys, index ahead, T* scores, T* highest) {
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
-    score_rows<T, Rows, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
-                                 scale, scores + j * width<T, Vectors>, highest);
+    score_rows<T, Rows, Vectors>(key.from(j, 0), query, depth, scale, ahead,
+                                 scores + j * width<T, Vectors>, highest);
   }
   if constexpr (Rows > 1) {
     if (j < keys) {
-      score<T, Rows / 2, Vectors>({key.at(j, 0), key.row_stride, key.col_stride}, query, depth,
-                                  scale, keys - j, scores + j * width<T, Vectors>, highest);
+      score<T, Rows / 2, Vectors>(key.from(j, 0), query, depth, scale, keys - j, ahead,
+                                  scores + j * width<T, Vectors>, highest);
     }
   }
 }
 
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void weighted_sum(strided<const T> value, const T* weights, index keys,
+ATTN_NOINLINE void weighted_sum(strided<const T> value, const T* weights, index keys, index ahead,
                                 index value_depth, const T* factor, T* out) {
   index c = 0;
   for (; c + Rows <= value_depth; c += Rows) {
-    weighted_sum_rows<T, Rows, Vectors>({value.at(0, c), value.row_stride, value.col_stride},
-                                        weights, keys, factor, out + c * width<T, Vectors>);
+    weighted_sum_rows<T, Rows, Vectors>(value.from(0, c), weights, keys, ahead, factor,
+                                        out + c * width<T, Vectors>);
   }
   if constexpr (Rows > 1) {
     if (c < value_depth) {
-      weighted_sum<T, Rows / 2, Vectors>({value.at(0, c), value.row_stride, value.col_stride},
-                                         weights, keys, value_depth - c, factor,
-                                         out + c * width<T, Vectors>);
+      weighted_sum<T, Rows / 2, Vectors>(value.from(0, c), weights, keys, ahead, value_depth - c,
+                                         factor, out + c * width<T, Vectors>);
     }
   }
 }

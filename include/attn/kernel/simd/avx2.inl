@@ -33,6 +33,10 @@ ATTN_INLINE vec<float> operator*(vec<float> a, vec<float> b) { return {_mm256_mu
 ATTN_INLINE vec<double> operator*(vec<double> a, vec<double> b) {
   return {_mm256_mul_pd(a.v, b.v)};
 }
+ATTN_INLINE vec<float> operator/(vec<float> a, vec<float> b) { return {_mm256_div_ps(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator/(vec<double> a, vec<double> b) {
+  return {_mm256_div_pd(a.v, b.v)};
+}
 /// a · b + c, rounded once.
 ATTN_INLINE vec<float> multiply_add(vec<float> a, vec<float> b, vec<float> c) {
   return {_mm256_fmadd_ps(a.v, b.v, c.v)};
@@ -82,6 +86,9 @@ ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
   const __m256d power = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(biased), 52));
   return {_mm256_mul_pd(x.v, power)};
 }
+
+/// Nothing need be done for `times_power` to give 0.
+struct flush_small {};
 
 /// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
 inline constexpr int rows_at_once = 4;

@@ -37,6 +37,10 @@ ATTN_INLINE vec<float> operator*(vec<float> a, vec<float> b) { return {_mm512_mu
 ATTN_INLINE vec<double> operator*(vec<double> a, vec<double> b) {
   return {_mm512_mul_pd(a.v, b.v)};
 }
+ATTN_INLINE vec<float> operator/(vec<float> a, vec<float> b) { return {_mm512_div_ps(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator/(vec<double> a, vec<double> b) {
+  return {_mm512_div_pd(a.v, b.v)};
+}
 /// a · b + c, rounded once.
 ATTN_INLINE vec<float> multiply_add(vec<float> a, vec<float> b, vec<float> c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
@@ -73,16 +77,26 @@ ATTN_INLINE vec<float> fraction(vec<float> t) {
 ATTN_INLINE vec<double> fraction(vec<double> t) {
   return {_mm512_reduce_pd(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
 }
-/// x · 2^⌊t⌋ for t <= 0 and x in [1, 2]; 0 where that is below the smallest normal number, for
-/// arithmetic on smaller ones takes a hundred times as long.
+/// x · 2^⌊t⌋ for t <= 0 and x in [1, 2]; 0 where that is below the smallest normal number, within
+/// the life of a `flush_small`.
 ATTN_INLINE vec<float> times_power(vec<float> x, vec<float> t) {
-  const __mmask16 normal = _mm512_cmp_ps_mask(t.v, _mm512_set1_ps(-126), _CMP_NLT_UQ);
-  return {_mm512_maskz_scalef_ps(normal, x.v, t.v)};
+  return {_mm512_scalef_ps(x.v, t.v)};
 }
 ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
-  const __mmask8 normal = _mm512_cmp_pd_mask(t.v, _mm512_set1_pd(-1022), _CMP_NLT_UQ);
-  return {_mm512_maskz_scalef_pd(normal, x.v, t.v)};
+  return {_mm512_scalef_pd(x.v, t.v)};
 }
+/// Has the processor make 0 of results below the smallest normal number: arithmetic on them takes a
+/// hundred times as long, and to select them costs one operation in eleven.
+class flush_small {
+ public:
+  flush_small() : before_(_mm_getcsr()) { _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON); }
+  flush_small(const flush_small&) = delete;
+  flush_small& operator=(const flush_small&) = delete;
+  ~flush_small() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+};
 
 /// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.
 inline constexpr int rows_at_once = 8;
@@ -92,29 +106,28 @@ inline constexpr int rows_at_once = 8;
 ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
   __m512 x[16];
   ATTN_UNROLL
-  for (int c = 0; c < 4; ++c) {
+  for (int r = 0; r < 4; ++r, from += from_stride) {
+    const float* p1 = from + 4 * from_stride;
+    const float* p2 = p1 + 4 * from_stride;
+    const float* p3 = p2 + 4 * from_stride;
     ATTN_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      const float* p = from + r * from_stride + 4 * c;
-      __m512 y = _mm512_castps128_ps512(_mm_loadu_ps(p));
-      y = _mm512_insertf32x4(y, _mm_loadu_ps(p + 4 * from_stride), 1);
-      y = _mm512_insertf32x4(y, _mm_loadu_ps(p + 8 * from_stride), 2);
-      x[4 * c + r] = _mm512_insertf32x4(y, _mm_loadu_ps(p + 12 * from_stride), 3);
+    for (int c = 0; c < 16; c += 4) {
+      __m512 y = _mm512_castps128_ps512(_mm_loadu_ps(from + c));
+      y = _mm512_insertf32x4(y, _mm_loadu_ps(p1 + c), 1);
+      y = _mm512_insertf32x4(y, _mm_loadu_ps(p2 + c), 2);
+      x[c + r] = _mm512_insertf32x4(y, _mm_loadu_ps(p3 + c), 3);
     }
   }
   ATTN_UNROLL
-  for (int c = 0; c < 16; c += 4) {
+  for (int c = 0; c < 16; c += 4, to += 4 * to_stride) {
     const __m512d ab = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c], x[c + 1]));
     const __m512d AB = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c], x[c + 1]));
     const __m512d cd = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c + 2], x[c + 3]));
     const __m512d CD = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c + 2], x[c + 3]));
-    _mm512_storeu_ps(to + c * to_stride, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, ab, cd)));
-    _mm512_storeu_ps(to + (c + 1) * to_stride,
-                     _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, ab, cd)));
-    _mm512_storeu_ps(to + (c + 2) * to_stride,
-                     _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, AB, CD)));
-    _mm512_storeu_ps(to + (c + 3) * to_stride,
-                     _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, AB, CD)));
+    _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, ab, cd)));
+    _mm512_storeu_ps(to + to_stride, _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, ab, cd)));
+    _mm512_storeu_ps(to + 2 * to_stride, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, AB, CD)));
+    _mm512_storeu_ps(to + 3 * to_stride, _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, AB, CD)));
   }
 }
 

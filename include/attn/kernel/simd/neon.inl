@@ -27,6 +27,8 @@ ATTN_INLINE vec<float> operator-(vec<float> a, vec<float> b) { return {vsubq_f32
 ATTN_INLINE vec<double> operator-(vec<double> a, vec<double> b) { return {vsubq_f64(a.v, b.v)}; }
 ATTN_INLINE vec<float> operator*(vec<float> a, vec<float> b) { return {vmulq_f32(a.v, b.v)}; }
 ATTN_INLINE vec<double> operator*(vec<double> a, vec<double> b) { return {vmulq_f64(a.v, b.v)}; }
+ATTN_INLINE vec<float> operator/(vec<float> a, vec<float> b) { return {vdivq_f32(a.v, b.v)}; }
+ATTN_INLINE vec<double> operator/(vec<double> a, vec<double> b) { return {vdivq_f64(a.v, b.v)}; }
 /// a · b + c, rounded once.
 ATTN_INLINE vec<float> multiply_add(vec<float> a, vec<float> b, vec<float> c) {
   return {vfmaq_f32(c.v, a.v, b.v)};
@@ -76,6 +78,9 @@ ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
   const int64x2_t power = vshlq_n_s64(vaddq_s64(n, vdupq_n_s64(1023)), 52);
   return {vmulq_f64(x.v, vreinterpretq_f64_s64(power))};
 }
+
+/// Nothing need be done for `times_power` to give 0.
+struct flush_small {};
 
 /// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.
 inline constexpr int rows_at_once = 8;

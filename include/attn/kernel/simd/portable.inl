@@ -40,6 +40,11 @@ ATTN_INLINE vec<T> operator*(vec<T> a, vec<T> b) {
   for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] *= b.v[i];
   return a;
 }
+template <class T>
+ATTN_INLINE vec<T> operator/(vec<T> a, vec<T> b) {
+  for (int i = 0; i < vec<T>::lanes; ++i) a.v[i] /= b.v[i];
+  return a;
+}
 /// a · b + c.
 template <class T>
 ATTN_INLINE vec<T> multiply_add(vec<T> a, vec<T> b, vec<T> c) {
@@ -113,6 +118,9 @@ ATTN_INLINE vec<T> times_power(vec<T> x, vec<T> t) {
   }
   return x;
 }
+
+/// Nothing need be done for `times_power` to give 0.
+struct flush_small {};
 
 /// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
 inline constexpr int rows_at_once = 4;
