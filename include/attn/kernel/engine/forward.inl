@@ -94,7 +94,7 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   const block_memory<T>& at = block.at;
   std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
   score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
-                                  block.scale, s.place.keys, keys_a_tile, at.scores,
+                                  block.scale, s.place.keys, 2 * rows_at_once, at.scores,
                                   at.tile_highest);
   if (block.rules.changes) block.rules.change_scores(block.rules, s);
   if (seen == coverage::some) block.rules.hide(block.rules, s);  // last: a soft cap lifts -inf
