@@ -67,7 +67,8 @@ class sliding_window {
 
   [[nodiscard]] constexpr bool visible(position at) const {
     const std::int32_t ahead = at.key - at.query;
-    return -left_ <= ahead && ahead <= right_;
+    // Not &&: compilers do not vectorise what may skip its right side.
+    return static_cast<bool>(static_cast<int>(-left_ <= ahead) & static_cast<int>(ahead <= right_));
   }
   [[nodiscard]] constexpr coverage cover(tile t) const {
     const std::int32_t least_ahead = t.key - t.last_query();
@@ -120,7 +121,7 @@ class prefix {
   }
 
   [[nodiscard]] constexpr bool visible(position at) const {
-    return at.key < length_ || at.key <= at.query;
+    return at.key < std::max<index>(length_, index{at.query} + 1);
   }
   [[nodiscard]] constexpr coverage cover(tile t) const {
     return detail::bound(t.key >= length_ && t.key > t.last_query(),

@@ -141,6 +141,21 @@ void hide_matrix(const score_tile<T>& t, const M& mask) {
   }
 }
 
+/// A few keys at a time, of which the mask may cover all.
+template <class T, class M>
+void hide_some(const score_tile<T>& t, const M& mask) {
+  constexpr std::int32_t step = 16;
+  tile part = t.place;
+  for (std::int32_t from = 0; from < t.place.keys; from += step) {
+    part.key = t.place.key + from;
+    part.keys = std::min(step, t.place.keys - from);
+    if (mask.cover(part) == coverage::all) continue;
+    for (std::int32_t j = from; j < from + part.keys; ++j) {
+      for (index first = 0; first < t.lanes; first += vec<T>::lanes) hide_vector(t, mask, first, j);
+    }
+  }
+}
+
 /// How many biases a mask adds up.
 template <class M>
 inline constexpr int biases = requires(const M& mask) { mask.bias(position{}); } ? 1 : 0;
@@ -159,11 +174,7 @@ void hide_each(const score_tile<T>& t, const M& mask) {
     if constexpr (requires { mask.data(); } && biases<M> == 0) {
       hide_matrix(t, mask);
     } else {
-      for (std::int32_t j = 0; j < t.place.keys; ++j) {
-        for (index first = 0; first < t.lanes; first += vec<T>::lanes) {
-          hide_vector(t, mask, first, j);
-        }
-      }
+      hide_some(t, mask);
     }
   }
 }

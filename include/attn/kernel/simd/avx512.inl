@@ -80,10 +80,10 @@ ATTN_INLINE vec<double> fraction(vec<double> t) {
 /// x · 2^⌊t⌋ for t <= 0 and x in [1, 2]; 0 where that is below the smallest normal number, within
 /// the life of a `flush_small`.
 ATTN_INLINE vec<float> times_power(vec<float> x, vec<float> t) {
-  return {_mm512_scalef_ps(x.v, t.v)};
+  return {_mm512_maskz_scalef_ps(all16, x.v, t.v)};
 }
 ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
-  return {_mm512_scalef_pd(x.v, t.v)};
+  return {_mm512_maskz_scalef_pd(all8, x.v, t.v)};
 }
 /// Has the processor make 0 of results below the smallest normal number: arithmetic on them takes a
 /// hundred times as long, and to select them costs one operation in eleven.
