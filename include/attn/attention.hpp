@@ -188,7 +188,7 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   if (shape.queries == 0) return;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
-  constexpr std::size_t stack_bytes = std::max<std::size_t>(16384, bounded_bytes<Q, K, V>());
+  constexpr std::size_t stack_bytes = std::max<std::size_t>(32768, bounded_bytes<Q, K, V>());
   run_kernel<stack_bytes>(set, p, kernel::make_rules<S>(set, mask, change), options);
 }
 

@@ -136,6 +136,13 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
   }
 }
 
+/// Whether weights may be so many that it pays to have small ones flushed. One answer for a call,
+/// so that a row has the same bits in whatever block it is.
+template <class T>
+bool has_many_keys(const problem<T>& p) {
+  return p.shape.keys > 32;
+}
+
 /// Everything but the division by the sums: into `out`, or with care into `second`.
 template <class T, int Vectors>
 void attend(const query_block<T>& block, bool with_care) {
@@ -154,8 +161,11 @@ void attend(const query_block<T>& block, bool with_care) {
     const strided<const T> value = p.value.from(t.key, 0);
 
     score_tile_of<T, Vectors>(block, s, seen);
-    absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
-                       softmax_state<T>{at.highest, at.sum, at.factor});
+    {
+      [[maybe_unused]] const flush_small flush(has_many_keys(p));
+      absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
+                         softmax_state<T>{at.highest, at.sum, at.factor});
+    }
     if (with_care) {
       weighted_sum_with_care<T, Vectors>(block, s, value);
     } else {
@@ -259,6 +269,7 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block) {
     }
     if (seen == coverage::none) continue;
     score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen);
+    [[maybe_unused]] const flush_small flush(has_many_keys(p));
     weigh<T, Vectors>(at.scores, t.keys, bits<T>(block.unit),
                       softmax_state<T>{at.highest, at.sum, at.factor});
     lanes_to_rows(at.scores, lanes, to.from(0, t.key - key), block.rows, t.keys);

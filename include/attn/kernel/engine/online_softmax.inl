@@ -23,7 +23,6 @@ constexpr T bits(T unit) {
 template <class T, int Vectors>
 ATTN_NOINLINE void absorb(T* scores, index keys, const T* tile_highest, T unit_in_bits,
                           softmax_state<T> state) {
-  [[maybe_unused]] const flush_small flush;
   constexpr int lanes = vec<T>::lanes;
   const vec<T> unit = broadcast(unit_in_bits);
   const vec<T> zero = broadcast(T(0));
@@ -75,7 +74,6 @@ ATTN_NOINLINE void find_highest(const T* scores, index keys, T* highest) {
 /// Turns a tile of scores into exp(unit · (s - highest)) · factor, and 0 where the sum is 0.
 template <class T, int Vectors>
 ATTN_NOINLINE void weigh(T* scores, index keys, T unit_in_bits, softmax_state<T> state) {
-  [[maybe_unused]] const flush_small flush;
   constexpr int lanes = vec<T>::lanes;
   const vec<T> zero = broadcast(T(0));
   const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());

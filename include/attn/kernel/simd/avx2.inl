@@ -88,7 +88,9 @@ ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
 }
 
 /// Nothing need be done for `times_power` to give 0.
-struct flush_small {};
+struct flush_small {
+  explicit flush_small(bool) {}
+};
 
 /// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
 inline constexpr int rows_at_once = 4;

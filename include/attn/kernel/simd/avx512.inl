@@ -89,13 +89,20 @@ ATTN_INLINE vec<double> times_power(vec<double> x, vec<double> t) {
 /// hundred times as long, and to select them costs one operation in eleven.
 class flush_small {
  public:
-  flush_small() : before_(_mm_getcsr()) { _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON); }
+  explicit flush_small(bool wanted) : wanted_(wanted) {
+    if (!wanted_) return;
+    before_ = _mm_getcsr();
+    _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON);
+  }
   flush_small(const flush_small&) = delete;
   flush_small& operator=(const flush_small&) = delete;
-  ~flush_small() { _mm_setcsr(before_); }
+  ~flush_small() {
+    if (wanted_) _mm_setcsr(before_);
+  }
 
  private:
-  unsigned before_;
+  bool wanted_;
+  unsigned before_ = 0;
 };
 
 /// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.

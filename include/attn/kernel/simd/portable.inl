@@ -120,7 +120,9 @@ ATTN_INLINE vec<T> times_power(vec<T> x, vec<T> t) {
 }
 
 /// Nothing need be done for `times_power` to give 0.
-struct flush_small {};
+struct flush_small {
+  explicit flush_small(bool) {}
+};
 
 /// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
 inline constexpr int rows_at_once = 4;
