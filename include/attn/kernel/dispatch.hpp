@@ -134,7 +134,8 @@ score_rules<T> make_rules(simd set, const M& mask, const F& change) {
   score_rules<T> rules;
   rules.mask = &mask;
   rules.change = &change;
-  rules.changes = !std::is_same_v<F, no_change> || requires { mask.bias(position{}); };
+  rules.changes = !std::is_same_v<F, no_change>;
+  rules.biased = requires { mask.bias(position{}); };
   rules.cover = [](const void* m, const tile& t) { return static_cast<const M*>(m)->cover(t); };
   rules.visible = [](const void* m, const position& at) {
     return static_cast<bool>(static_cast<const M*>(m)->visible(at));
@@ -142,23 +143,23 @@ score_rules<T> make_rules(simd set, const M& mask, const F& change) {
   switch (set) {
 #if ATTN_X86
     case simd::avx512:
-      rules.change_scores = avx512::change_scores<T, M, F>;
-      rules.hide = avx512::hide<T, M>;
+      rules.change_scores = avx512::change_scores<T, F>;
+      rules.write_mask = avx512::write_mask<T, M>;
       break;
 #if !ATTN_BUILT_FOR_AVX512
     case simd::avx2:
-      rules.change_scores = avx2::change_scores<T, M, F>;
-      rules.hide = avx2::hide<T, M>;
+      rules.change_scores = avx2::change_scores<T, F>;
+      rules.write_mask = avx2::write_mask<T, M>;
       break;
 #endif
 #endif
     default:
 #if ATTN_NEON
-      rules.change_scores = neon::change_scores<T, M, F>;
-      rules.hide = neon::hide<T, M>;
+      rules.change_scores = neon::change_scores<T, F>;
+      rules.write_mask = neon::write_mask<T, M>;
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
-      rules.change_scores = portable::change_scores<T, M, F>;
-      rules.hide = portable::hide<T, M>;
+      rules.change_scores = portable::change_scores<T, F>;
+      rules.write_mask = portable::write_mask<T, M>;
 #endif
       break;
   }

@@ -64,13 +64,14 @@ template <class T>
 struct score_rules {
   const void* mask = nullptr;
   const void* change = nullptr;
-  bool changes = false;  // whether there is a change or a bias
+  bool changes = false;  // whether there is a change
+  bool biased = false;   // whether the mask has a bias
   coverage (*cover)(const void* mask, const tile& t) = nullptr;
   bool (*visible)(const void* mask, const position& at) = nullptr;
-  /// s = change(s) + bias
+  /// s = change(s)
   void (*change_scores)(const score_rules& rules, const score_tile<T>& t) = nullptr;
-  /// s = -inf where the mask hides
-  void (*hide)(const score_rules& rules, const score_tile<T>& t) = nullptr;
+  /// s = bias, or 0 without one, and -inf where the mask hides: what is added to a score.
+  void (*write_mask)(const score_rules& rules, const score_tile<T>& t) = nullptr;
 };
 
 /// How the rows of a call are dealt out to blocks: three vectors of rows to each, and where a

@@ -10,6 +10,7 @@ template <class T>
 struct block_memory {
   T* query;         // depth
   T* scores;        // keys_a_tile
+  T* mask;          // keys_a_tile
   T* out;           // value_depth, not yet divided by the sums
   T* highest;       // of the rows so far
   T* tile_highest;  // of the tile
@@ -19,14 +20,15 @@ struct block_memory {
   T* finite;  // keys_a_tile x value_depth: values without what is not finite
 
   static constexpr index size(index depth, index value_depth, index keys, index lanes) {
-    return (depth + keys + 2 * value_depth + 4) * lanes + keys * value_depth;
+    return (depth + 2 * keys + 2 * value_depth + 4) * lanes + keys * value_depth;
   }
   /// Each part starts at a whole vector, for all but the last are multiples of the lanes.
   static block_memory of(T* from, index depth, index value_depth, index keys, index lanes) {
     block_memory at{};
     at.query = from;
     at.scores = at.query + depth * lanes;
-    at.out = at.scores + keys * lanes;
+    at.mask = at.scores + keys * lanes;
+    at.out = at.mask + keys * lanes;
     at.highest = at.out + value_depth * lanes;
     at.tile_highest = at.highest + lanes;
     at.sum = at.tile_highest + lanes;
@@ -88,18 +90,27 @@ coverage find_tile(const query_block<T>& block, std::int32_t key, tile& t) {
   return seen;
 }
 
-/// score, scale and change, mask: leaves the tile's scores and the largest of each lane.
+/// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
+/// change, the product adds its scores to the mask where those are to be; a NaN or inf under the
+/// mask then shows in the sums, and `with_care` puts -inf in its place.
 template <class T, int Vectors>
-void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage seen) {
+void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage seen,
+                   bool with_care) {
   const block_memory<T>& at = block.at;
+  const score_rules<T>& rules = block.rules;
+  const bool masked = rules.biased || seen == coverage::some;
+  const bool adds = masked && !rules.changes;
+  if (adds) rules.write_mask(rules, s);
   std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
   score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
-                                  block.scale, s.place.keys, 2 * rows_at_once, at.scores,
-                                  at.tile_highest);
-  if (block.rules.changes) block.rules.change_scores(block.rules, s);
-  if (seen == coverage::some) block.rules.hide(block.rules, s);  // last: a soft cap lifts -inf
-  if (block.rules.changes || seen == coverage::some) {
+                                  block.scale, s.place.keys, adds, at.scores, at.tile_highest);
+  if (rules.changes) {
+    rules.change_scores(rules, s);
     find_highest<T, Vectors>(at.scores, s.place.keys, at.tile_highest);
+  }
+  if (masked && (rules.changes || with_care)) {
+    rules.write_mask(rules, {at.mask, s.lanes, s.place, s.row, s.offset});
+    apply_mask<T, Vectors>(at.mask, rules.changes, s.place.keys, at.scores, at.tile_highest);
   }
 }
 
@@ -160,7 +171,7 @@ void attend(const query_block<T>& block, bool with_care) {
     const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
     const strided<const T> value = p.value.from(t.key, 0);
 
-    score_tile_of<T, Vectors>(block, s, seen);
+    score_tile_of<T, Vectors>(block, s, seen, with_care);
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
       absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
@@ -220,7 +231,7 @@ bool divide(const query_block<T>& block) {
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
     factor[v] = load(at.factor + v * vec<T>::lanes);
-    finite[v] = zero;
+    finite[v] = factor[v] * zero;  // shows a sum that isn't where there are no values
   }
   T* out = at.out;
   for (index c = 0; c < block.p.value_depth; ++c, out += width<T, Vectors>) {
@@ -253,7 +264,7 @@ ATTN_NOINLINE void divide_with_care(const query_block<T>& block) {
 
 /// The weights of the rows, in a second pass over the scores, after `finish`.
 template <class T, int Vectors>
-ATTN_NOINLINE void write_weights(const query_block<T>& block) {
+ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
@@ -268,7 +279,8 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block) {
       }
     }
     if (seen == coverage::none) continue;
-    score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen);
+    score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen,
+                              with_care);
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
     weigh<T, Vectors>(at.scores, t.keys, bits<T>(block.unit),
                       softmax_state<T>{at.highest, at.sum, at.factor});
@@ -292,7 +304,7 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
     row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
   }
   // A scale that cannot overflow or round may wait until the softmax, which then costs nothing.
-  const bool folded = !rules.changes && p.scale <= T(1) && is_power_of_2(p.scale);
+  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && is_power_of_2(p.scale);
   const query_block<T> block{p,
                              rules,
                              first,
@@ -305,13 +317,14 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend<T, Vectors>(block, false);
   find_factors<T, Vectors>(block);
-  if (!divide<T, Vectors>(block)) {
+  const bool with_care = !divide<T, Vectors>(block);
+  if (with_care) {
     attend<T, Vectors>(block, true);
     find_factors<T, Vectors>(block);
     divide_with_care<T, Vectors>(block);
   }
   lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
-  if (p.weights.data != nullptr) write_weights<T, Vectors>(block);
+  if (p.weights.data != nullptr) write_weights<T, Vectors>(block, with_care);
 }
 
 /// Queries that are worked on at once.

@@ -4,17 +4,24 @@
 
 /// s = change(s, position)
 template <class T, class F>
-void change_each(const score_tile<T>& t, const F& change) {
-  constexpr int lanes = vec<T>::lanes;
-  for (std::int32_t j = 0; j < t.place.keys; ++j) {
-    for (index first = 0; first < t.lanes; first += lanes) {
-      T* s = t.scores + j * t.lanes + first;
-      T changed[lanes];
-      for (int w = 0; w < lanes; ++w) changed[w] = change(s[w], t.at(first + w, j));
-      std::memcpy(s, changed, sizeof changed);
+void change_scores(const score_rules<T>& rules, const score_tile<T>& t) {
+  if constexpr (!std::is_same_v<F, no_change>) {
+    constexpr int lanes = vec<T>::lanes;
+    const F& change = *static_cast<const F*>(rules.change);
+    for (std::int32_t j = 0; j < t.place.keys; ++j) {
+      for (index first = 0; first < t.lanes; first += lanes) {
+        T* s = t.scores + j * t.lanes + first;
+        T changed[lanes];
+        for (int w = 0; w < lanes; ++w) changed[w] = change(s[w], t.at(first + w, j));
+        std::memcpy(s, changed, sizeof changed);
+      }
     }
   }
 }
+
+// A mask as numbers to be added to scores: the bias, or 0 without one, and -inf where it hides. The
+// first part of a mask starts the tile, further ones join what is there.
+enum class part { first, further };
 
 /// Whether the vector of lanes from `first` on holds as many different rows.
 template <class T>
@@ -22,17 +29,30 @@ bool is_whole(const score_tile<T>& t, index first) {
   return t.row[first + vec<T>::lanes - 1] == t.row[first] + vec<T>::lanes - 1;
 }
 
-/// s = s + bias, and -inf where the bias is: by selection, for a NaN would win over a sum.
-template <class T>
-ATTN_INLINE void add_vector(T* s, vec<T> bias) {
-  const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
-  store(s, where_equal(bias, lowest, lowest, load(s) + bias));
+/// The bias of one vector of lanes. -inf wins over all: by selection, for with inf it makes NaN.
+template <part Part, class T>
+ATTN_INLINE void put_bias(T* s, vec<T> bias) {
+  if constexpr (Part == part::first) {
+    store(s, bias);
+  } else {
+    const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+    const vec<T> sum = where_equal(bias, lowest, lowest, load(s) + bias);
+    store(s, where_equal(load(s), lowest, lowest, sum));
+  }
+}
+
+template <part Part, class T, class M>
+void write_bias(const score_tile<T>& t, const M& mask, index first, std::int32_t j) {
+  constexpr int lanes = vec<T>::lanes;
+  alignas(64) T bias[lanes];
+  for (int w = 0; w < lanes; ++w) bias[w] = static_cast<T>(mask.bias(t.at(first + w, j)));
+  put_bias<Part>(t.scores + j * t.lanes + first, load(bias));
 }
 
 /// The same for a matrix in memory: squares of lanes x lanes at once where it holds numbers of type
 /// T with contiguous rows or columns.
-template <class T, class M>
-void add_matrix(const score_tile<T>& t, const M& mask) {
+template <part Part, class T, class M>
+void write_bias_matrix(const score_tile<T>& t, const M& mask) {
   using element = std::remove_cvref_t<decltype(*mask.data())>;
   constexpr int lanes = vec<T>::lanes;
   const index row_stride = mask.row_stride();
@@ -43,62 +63,52 @@ void add_matrix(const score_tile<T>& t, const M& mask) {
       const T* from = mask.data() + t.row[first] * row_stride + t.place.key * key_stride;
       T* s = t.scores + first;
       if (row_stride == 0) {
-        for (; j < t.place.keys; ++j) add_vector(s + j * t.lanes, broadcast(from[j * key_stride]));
+        for (; j < t.place.keys; ++j) {
+          put_bias<Part>(s + j * t.lanes, broadcast(from[j * key_stride]));
+        }
       } else if (row_stride == 1 && is_whole(t, first)) {
-        for (; j < t.place.keys; ++j) add_vector(s + j * t.lanes, load(from + j * key_stride));
+        for (; j < t.place.keys; ++j) {
+          put_bias<Part>(s + j * t.lanes, load(from + j * key_stride));
+        }
       } else if (key_stride == 1 && is_whole(t, first)) {
         for (; j + lanes <= t.place.keys; j += lanes) {
-          alignas(64) T square[lanes * lanes];
-          transpose(from + j, row_stride, square, lanes);
-          for (int k = 0; k < lanes; ++k) {
-            add_vector(s + (j + k) * t.lanes, load(square + k * lanes));
+          if constexpr (Part == part::first) {
+            transpose(from + j, row_stride, s + j * t.lanes, t.lanes);
+          } else {
+            alignas(64) T square[lanes * lanes];
+            transpose(from + j, row_stride, square, lanes);
+            for (int k = 0; k < lanes; ++k) {
+              put_bias<Part>(s + (j + k) * t.lanes, load(square + k * lanes));
+            }
           }
         }
       }
     }
-    for (; j < t.place.keys; ++j) {
-      alignas(64) T bias[lanes];
-      for (int w = 0; w < lanes; ++w) bias[w] = static_cast<T>(mask.bias(t.at(first + w, j)));
-      add_vector(t.scores + j * t.lanes + first, load(bias));
-    }
+    for (; j < t.place.keys; ++j) write_bias<Part>(t, mask, first, j);
   }
 }
 
-/// s = s + bias for the additive parts of a mask, one after the other.
-template <class T, class M>
-void add_bias(const score_tile<T>& t, const M& mask) {
-  if constexpr (requires { M::conjunction; }) {
-    if constexpr (requires { mask.first.bias(position{}); }) add_bias(t, mask.first);
-    if constexpr (requires { mask.second.bias(position{}); }) add_bias(t, mask.second);
-  } else if constexpr (requires { mask.data(); }) {
-    add_matrix(t, mask);
-  } else {
-    constexpr int lanes = vec<T>::lanes;
-    for (std::int32_t j = 0; j < t.place.keys; ++j) {
-      for (index first = 0; first < t.lanes; first += lanes) {
-        alignas(64) T bias[lanes];
-        for (int w = 0; w < lanes; ++w) bias[w] = static_cast<T>(mask.bias(t.at(first + w, j)));
-        add_vector(t.scores + j * t.lanes + first, load(bias));
-      }
-    }
-  }
-}
-
-/// s = -inf where the mask hides a key, for one vector of lanes.
-template <class T, class M>
-void hide_vector(const score_tile<T>& t, const M& mask, index first, std::int32_t j) {
+/// -inf where `seen` tells that the mask hides, for one vector of lanes.
+template <part Part, class T, class Seen>
+ATTN_INLINE void hide(T* s, const Seen& seen) {
   constexpr int lanes = vec<T>::lanes;
-  T* s = t.scores + j * t.lanes + first;
-  T changed[lanes];
+  T written[lanes];
   for (int w = 0; w < lanes; ++w) {
-    changed[w] = mask.visible(t.at(first + w, j)) ? s[w] : -std::numeric_limits<T>::infinity();
+    written[w] =
+        seen(w) ? (Part == part::first ? T(0) : s[w]) : -std::numeric_limits<T>::infinity();
   }
-  std::memcpy(s, changed, sizeof changed);
+  std::memcpy(s, written, sizeof written);
+}
+
+template <part Part, class T, class M>
+void hide_vector(const score_tile<T>& t, const M& mask, index first, std::int32_t j) {
+  hide<Part>(t.scores + j * t.lanes + first,
+             [&](int w) { return static_cast<bool>(mask.visible(t.at(first + w, j))); });
 }
 
 /// The same for `lanes · sizeof(T)` keys of a boolean matrix with contiguous rows. A row's bytes
 /// are taken as numbers of type T and turned into lanes together, sizeof(T) keys a number.
-template <class T>
+template <part Part, class T>
 void hide_bytes(const score_tile<T>& t, const bool* from, index row_stride, index first,
                 std::int32_t j) {
   using word = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
@@ -109,85 +119,98 @@ void hide_bytes(const score_tile<T>& t, const bool* from, index row_stride, inde
     std::memcpy(rows + w * lanes, from + w * row_stride, lanes * sizeof(T));
   }
   transpose(rows, lanes, turned, lanes);
+  T* s = t.scores + j * t.lanes + first;
   for (int c = 0; c < lanes; ++c) {
     word words[lanes];
     std::memcpy(words, turned + c * lanes, sizeof words);
-    for (std::int32_t b = 0; b < std::int32_t{sizeof(T)}; ++b) {
-      const word byte = std::endian::native == std::endian::little
-                            ? word{0xff} << (8 * b)
-                            : word{0xff} << (8 * (sizeof(T) - 1 - static_cast<unsigned>(b)));
-      T* s = t.scores + (j + c * std::int32_t{sizeof(T)} + b) * t.lanes + first;
-      T changed[lanes];
-      for (int w = 0; w < lanes; ++w) {
-        changed[w] = (words[w] & byte) != 0 ? s[w] : -std::numeric_limits<T>::infinity();
-      }
-      std::memcpy(s, changed, sizeof changed);
+    ATTN_UNROLL
+    for (unsigned b = 0; b < sizeof(T); ++b, s += t.lanes) {
+      constexpr unsigned last = sizeof(T) - 1;
+      const word byte = word{0xff}
+                        << 8 * (std::endian::native == std::endian::little ? b : last - b);
+      hide<Part>(s, [&](int w) { return (words[w] & byte) != 0; });
     }
   }
 }
 
-template <class T, class M>
-void hide_matrix(const score_tile<T>& t, const M& mask) {
+template <part Part, class T, class M>
+void hide_by_matrix(const score_tile<T>& t, const M& mask) {
   constexpr std::int32_t keys_at_once = vec<T>::lanes * std::int32_t{sizeof(T)};
   for (index first = 0; first < t.lanes; first += vec<T>::lanes) {
     std::int32_t j = 0;
     if (mask.key_stride() == 1 && mask.row_stride() != 0 && is_whole(t, first)) {
       const bool* from = mask.data() + t.row[first] * mask.row_stride() + t.place.key;
       for (; j + keys_at_once <= t.place.keys; j += keys_at_once) {
-        hide_bytes(t, from + j, mask.row_stride(), first, j);
+        hide_bytes<Part>(t, from + j, mask.row_stride(), first, j);
       }
     }
-    for (; j < t.place.keys; ++j) hide_vector(t, mask, first, j);
+    for (; j < t.place.keys; ++j) hide_vector<Part>(t, mask, first, j);
   }
 }
 
-/// A few keys at a time, of which the mask may cover all.
-template <class T, class M>
+/// A few keys at a time, of which the mask may leave all visible.
+template <part Part, class T, class M>
 void hide_some(const score_tile<T>& t, const M& mask) {
   constexpr std::int32_t step = 16;
-  tile part = t.place;
+  tile piece = t.place;
   for (std::int32_t from = 0; from < t.place.keys; from += step) {
-    part.key = t.place.key + from;
-    part.keys = std::min(step, t.place.keys - from);
-    if (mask.cover(part) == coverage::all) continue;
-    for (std::int32_t j = from; j < from + part.keys; ++j) {
-      for (index first = 0; first < t.lanes; first += vec<T>::lanes) hide_vector(t, mask, first, j);
+    piece.key = t.place.key + from;
+    piece.keys = std::min(step, t.place.keys - from);
+    if (mask.cover(piece) == coverage::all) {
+      if (Part == part::first) std::fill_n(t.scores + from * t.lanes, piece.keys * t.lanes, T(0));
+      continue;
+    }
+    for (std::int32_t j = from; j < from + piece.keys; ++j) {
+      for (index first = 0; first < t.lanes; first += vec<T>::lanes) {
+        hide_vector<Part>(t, mask, first, j);
+      }
     }
   }
 }
 
-/// How many biases a mask adds up.
-template <class M>
-inline constexpr int biases = requires(const M& mask) { mask.bias(position{}); } ? 1 : 0;
-template <class M>
-  requires requires { M::conjunction; }
-inline constexpr int biases<M> = biases<decltype(M::first)> + biases<decltype(M::second)>;
-
-/// s = -inf where the mask hides a key. A single bias has done so itself.
-template <class T, class M, bool AlsoBiases>
-void hide_each(const score_tile<T>& t, const M& mask) {
+template <part Part, class T, class M>
+void write_part(const score_tile<T>& t, const M& mask) {
+  constexpr bool has_bias = requires { mask.bias(position{}); };
+  constexpr bool in_memory = requires { mask.data(); };
   if constexpr (requires { M::conjunction; }) {
-    hide_each<T, decltype(M::first), AlsoBiases>(t, mask.first);
-    hide_each<T, decltype(M::second), AlsoBiases>(t, mask.second);
-  } else if constexpr (biases<M> == 0 || AlsoBiases) {
-    if (mask.cover(t.place) == coverage::all) return;
-    if constexpr (requires { mask.data(); } && biases<M> == 0) {
-      hide_matrix(t, mask);
-    } else {
-      hide_some(t, mask);
+    write_part<Part>(t, mask.first);
+    write_part<part::further>(t, mask.second);
+  } else if constexpr (has_bias && in_memory) {
+    write_bias_matrix<Part>(t, mask);
+  } else if constexpr (has_bias) {
+    for (std::int32_t j = 0; j < t.place.keys; ++j) {
+      for (index first = 0; first < t.lanes; first += vec<T>::lanes) {
+        write_bias<Part>(t, mask, first, j);
+      }
     }
+  } else if constexpr (in_memory) {
+    hide_by_matrix<Part>(t, mask);
+  } else {
+    hide_some<Part>(t, mask);
   }
-}
-
-template <class T, class M, class F>
-void change_scores(const score_rules<T>& rules, const score_tile<T>& t) {
-  if constexpr (!std::is_same_v<F, no_change>) {
-    change_each(t, *static_cast<const F*>(rules.change));
-  }
-  if constexpr (biases<M> > 0) add_bias(t, *static_cast<const M*>(rules.mask));
 }
 
 template <class T, class M>
-void hide(const score_rules<T>& rules, const score_tile<T>& t) {
-  hide_each<T, M, (biases<M> > 1)>(t, *static_cast<const M*>(rules.mask));
+void write_mask(const score_rules<T>& rules, const score_tile<T>& t) {
+  write_part<part::first>(t, *static_cast<const M*>(rules.mask));
+}
+
+/// What is hidden becomes -inf, by selection, for NaN and inf would win over a sum; the rest gets
+/// the mask added unless the product has done so. Raises `highest` to the largest of each lane.
+template <class T, int Vectors>
+ATTN_NOINLINE void apply_mask(const T* mask, bool adds, index keys, T* scores, T* highest) {
+  constexpr int lanes = vec<T>::lanes;
+  const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+  for (int v = 0; v < Vectors; ++v) {
+    vec<T> most = lowest;
+    for (index j = 0; j < keys; ++j) {
+      T* s = scores + j * width<T, Vectors> + v * lanes;
+      const vec<T> bias = load(mask + j * width<T, Vectors> + v * lanes);
+      const vec<T> seen = adds ? load(s) + bias : load(s);
+      const vec<T> masked = where_equal(bias, lowest, lowest, seen);
+      store(s, masked);
+      most = larger(masked, most);
+    }
+    store(highest + v * lanes, most);
+  }
 }

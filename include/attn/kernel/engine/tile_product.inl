@@ -44,19 +44,30 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
   }
 }
 
-/// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes] for Rows keys; raises `highest` to
-/// the largest score of each lane.
+/// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes], plus what is there already if
+/// `adds`, for Rows keys; raises `highest` to the largest score of each lane.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, const T& scale,
-                            index ahead, T* scores, T* highest) {
+                            bool adds, T* scores, T* highest) {
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
-  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth, ahead * key.row_stride);
-  if (scale != T(1)) {
+  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth,
+             2 * rows_at_once * key.row_stride);
+  if (adds) {
+    const vec<T> factor = broadcast(scale);
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        const vec<T> mask = load(scores + r * width<T, Vectors> + v * vec<T>::lanes);
+        c.at[r][v] = multiply_add(c.at[r][v], factor, mask);
+      }
+    }
+  } else if (scale != T(1)) {
     const vec<T> factor = broadcast(scale);
     ATTN_UNROLL
     for (int r = 0; r < Rows; ++r) {
@@ -102,18 +113,18 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
 }
 
 /// As many rows at once as there are registers for, then the rest by halves. What will be read of
-/// the keys (or values) `ahead` of these is asked for meanwhile.
+/// keys two groups further on, and of the values `ahead` of these, is asked for meanwhile.
 template <class T, int Rows, int Vectors>
 ATTN_NOINLINE void score(strided<const T> key, const T* query, index depth, const T& scale,
-                         index keys, index ahead, T* scores, T* highest) {
+                         index keys, bool adds, T* scores, T* highest) {
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
-    score_rows<T, Rows, Vectors>(key.from(j, 0), query, depth, scale, ahead,
+    score_rows<T, Rows, Vectors>(key.from(j, 0), query, depth, scale, adds,
                                  scores + j * width<T, Vectors>, highest);
   }
   if constexpr (Rows > 1) {
     if (j < keys) {
-      score<T, Rows / 2, Vectors>(key.from(j, 0), query, depth, scale, keys - j, ahead,
+      score<T, Rows / 2, Vectors>(key.from(j, 0), query, depth, scale, keys - j, adds,
                                   scores + j * width<T, Vectors>, highest);
     }
   }
