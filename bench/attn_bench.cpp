@@ -4,6 +4,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "compile.hpp"
 #include "measure.hpp"
 
 namespace {
@@ -26,7 +27,7 @@ constexpr line table[] = {
     {"forward", "float", "1x12x197x64 1x12x128x64 4x8x128x64", "none", "1"},
     {"forward", "float", "1x8x1024x64", "additive boolean alibi lambda softcap", "1"},
     {"forward", "float", "1x8x1024x64", "column_major", "1"},
-    {"forward", "float", "1x1x512x64 1x1x2048x64 1x1x16384x64", "window256", "1"},
+    {"forward", "float", "1x1x512x64 1x1x2048x64 1x1x16384x64 1x1x65536x64", "window256", "1"},
     {"forward", "float", "1x8:2x1024x64", "causal", "1"},
     {"forward", "float", "1x8x77:4096x64", "none", "1"},
     {"forward", "float", "1x8x1:4096x64 1x32:8x1:8192x128", "none causal", "1"},
@@ -88,6 +89,20 @@ void add_each(const line& l) {
   }
 }
 
+void add_compile() {
+  for (const std::string what : {"EIGEN_CORE", "INCLUDE", "ONE_CALL"}) {
+    for (const std::string flags : {"-O2", "-O2 -march=native"}) {
+      const std::string name = "compile/" + what + "/" + flags;
+      benchmark::RegisterBenchmark(
+          name.c_str(),
+          [what, flags](benchmark::State& state) { bench::compile(state, what, flags); })
+          ->UseManualTime()
+          ->Iterations(3)
+          ->Unit(benchmark::kMillisecond);
+    }
+  }
+}
+
 std::string processor() {
   std::ifstream information("/proc/cpuinfo");
   for (std::string text; std::getline(information, text);) {
@@ -119,6 +134,7 @@ int main(int argc, char** argv) {
   benchmark::AddCustomContext("peak_instruction_set", std::string(bench::fma_instruction_set()));
   benchmark::AddCustomContext("peak_GFLOPS_of_a_thread", peaks());
   for (const line& l : table) add_each(l);
+  add_compile();
   benchmark::RunSpecifiedBenchmarks();
   std::cerr << "peak_GFLOPS_of_a_thread after: " << peaks() << '\n';
   benchmark::Shutdown();

@@ -17,9 +17,10 @@ void forward_of(benchmark::State& state, benchmark_case& c) {
     const auto call = [&] {
       for (index head = 0; head < w.all_heads(); ++head) {
         const index key_head = w.key_head(head);
-        out[static_cast<std::size_t>(head)] = attn::scaled_dot_product_attention(
-            in.query.template view<Matrix>(head), in.key.template view<Matrix>(key_head),
-            in.value.template view<Matrix>(key_head), mask, score_mod, options);
+        attn::scaled_dot_product_attention_into(
+            out[static_cast<std::size_t>(head)], in.query.template view<Matrix>(head),
+            in.key.template view<Matrix>(key_head), in.value.template view<Matrix>(key_head), mask,
+            score_mod, options);
       }
     };
     const auto computed = [&](index head, index row, index col) {

@@ -11,4 +11,5 @@ if(NOT TARGET Eigen3::Eigen)
   endif()
 endif()
 
+find_dependency(Threads)
 include(${CMAKE_CURRENT_LIST_DIR}/attn-targets.cmake)

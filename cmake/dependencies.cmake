@@ -30,7 +30,8 @@ function(attn_find_eigen)
   target_include_directories(Eigen3::Eigen INTERFACE ${attn_eigen_SOURCE_DIR})
 endfunction()
 
-# Catch2 2 or 3. Version 2 comes without a compiled main in most packages: then it is built here.
+# attn_catch2: Catch2 2 or 3 with its main. Version 2 comes without a compiled main in most packages,
+# and where one is compiled for another machine the package's is of no use: then it is built here.
 function(attn_find_catch2)
   if(NOT TARGET Catch2::Catch2)
     find_package(Catch2 CONFIG QUIET GLOBAL)
@@ -42,12 +43,13 @@ function(attn_find_catch2)
       attn_as_system(Catch2)
     endif()
   endif()
-  if(NOT TARGET Catch2::Catch2WithMain)
+  if(TARGET Catch2::Catch2WithMain AND NOT (Catch2_VERSION VERSION_LESS 3 AND CMAKE_CROSSCOMPILING))
+    add_library(attn_catch2 ALIAS Catch2::Catch2WithMain)
+  else()
     file(WRITE ${PROJECT_BINARY_DIR}/catch2_main.cpp
          "#define CATCH_CONFIG_MAIN\n#include <catch2/catch.hpp>\n")
-    add_library(attn_catch2_main STATIC ${PROJECT_BINARY_DIR}/catch2_main.cpp)
-    target_link_libraries(attn_catch2_main PUBLIC Catch2::Catch2)
-    add_library(Catch2::Catch2WithMain ALIAS attn_catch2_main)
+    add_library(attn_catch2 STATIC ${PROJECT_BINARY_DIR}/catch2_main.cpp)
+    target_link_libraries(attn_catch2 PUBLIC Catch2::Catch2)
   endif()
 endfunction()
 

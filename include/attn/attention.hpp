@@ -90,7 +90,8 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
     if (options.log_sum_exp) lse.middleRows(first, s.rows()) = log_sum_exp(s, options.sink);
     const auto p = softmax(std::move(s), options.sink);
     if (options.weights) weights.middleRows(first, p.rows()) = p;
-    return weighted_sum(p, value, mask, place);
+    const bool sinks = options.sink > -std::numeric_limits<double>::infinity();
+    return weighted_sum(p, value, mask, place, sinks ? zeros::weights : zeros::empty);
   };
   if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) {
     out = attend(query, 0).template cast<scalar>();
@@ -138,6 +139,10 @@ constexpr std::size_t bounded_bytes() {
   if (depth == Eigen::Dynamic || keys == Eigen::Dynamic || value_depth == Eigen::Dynamic) return 0;
   return kernel::most_needed<typename Q::Scalar>(depth, value_depth, keys);
 }
+
+// Files of one program may be built for different instruction sets: what is told of one build's
+// choice stays within that build.
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Runs the fused kernel on every block of queries. What fits into StackBytes needs no workspace.
 template <std::size_t StackBytes, class S>
@@ -188,9 +193,12 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   if (shape.queries == 0) return;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
-  constexpr std::size_t stack_bytes = std::max<std::size_t>(32768, bounded_bytes<Q, K, V>());
+  constexpr std::size_t small = 32768, most = 131072, bounded = bounded_bytes<Q, K, V>();
+  constexpr std::size_t stack_bytes = bounded > small && bounded <= most ? bounded : small;
   run_kernel<stack_bytes>(set, p, kernel::make_rules<S>(set, mask, change), options);
 }
+
+}  // namespace ATTN_BUILD_NAMESPACE
 
 /// Whether calls on this scalar type have a fused kernel.
 template <class Scalar>
@@ -221,6 +229,45 @@ constexpr void require_fitting_types() {
                 "attn: value should have as many rows as key.");
 }
 
+/// Refuses outputs that share memory with an input or with one another.
+template <class S, class Scalar, class Q, class K, class V>
+void require_apart(const output& out, const options& options, const Q& query, const K& key,
+                   const V& value) {
+  struct memory {
+    std::string_view name;
+    const output* target = nullptr;
+    footprint bytes = {};
+  };
+  memory outputs[3];
+  int count = 0;
+  const auto add = [&](std::string_view name, const output& target, const auto& now) {
+    require(!overlaps_itself(now), name, " has strides with which its elements overlap");
+    outputs[count++] = {name, &target, footprint_of(now)};
+  };
+  if (out) add("out", out, out.template now<Scalar>());
+  if (options.log_sum_exp) {
+    add("options.log_sum_exp", options.log_sum_exp, options.log_sum_exp.template now<S>());
+  }
+  if (options.weights) add("options.weights", options.weights, options.weights.template now<S>());
+  if (count == 0) return;
+
+  const memory inputs[] = {{"query", nullptr, footprint_of(query)},
+                           {"key", nullptr, footprint_of(key)},
+                           {"value", nullptr, footprint_of(value)}};
+  for (int i = 0; i < count; ++i) {
+    for (const memory& input : inputs) {
+      require(!may_overlap(outputs[i].bytes, input.bytes), outputs[i].name, " overlaps ",
+              input.name, " in memory: it would be written while that is read");
+    }
+    for (int j = 0; j < i; ++j) {
+      require(!outputs[i].target->is_same_as(*outputs[j].target) &&
+                  !may_overlap(outputs[i].bytes, outputs[j].bytes),
+              outputs[i].name, " overlaps ", outputs[j].name,
+              " in memory: both would be written there");
+    }
+  }
+}
+
 template <class Q, class K, class V, class M, class F>
 auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
                const Eigen::DenseBase<V>& v, const M& mask, const F& score_mod,
@@ -229,17 +276,14 @@ auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
   using scalar = typename Q::Scalar;
   const call_shape shape =
       checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
+  const auto& query = evaluated(q.derived());
+  const auto& key = evaluated(k.derived());
+  const auto& value = evaluated(v.derived());
+  require_apart<accumulator_t<scalar>, scalar>({}, options, query, key, value);
   rows_by_cols<scalar, Q, V> out;
   out.resize(q.rows(), v.cols());
-  attend(out, evaluated(q.derived()), evaluated(k.derived()), evaluated(v.derived()), mask,
-         score_mod, options, shape, head);
+  attend(out, query, key, value, mask, score_mod, options, shape, head);
   return out;
-}
-
-template <class M>
-void require_apart(const footprint& out, const M& input, std::string_view name) {
-  require(!may_overlap(out, footprint_of(input)), "out overlaps ", name,
-          " in memory: it would be written while that is read");
 }
 
 template <class Q, class K, class V, class M, class F>
@@ -255,11 +299,7 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
   const auto& query = evaluated(q.derived());
   const auto& key = evaluated(k.derived());
   const auto& value = evaluated(v.derived());
-  const auto now = out.template now<scalar>();
-  require(!overlaps_itself(now), "out has strides with which its elements overlap");
-  require_apart(footprint_of(now), query, "query");
-  require_apart(footprint_of(now), key, "key");
-  require_apart(footprint_of(now), value, "value");
+  require_apart<accumulator_t<scalar>, scalar>(out, options, query, key, value);
   auto opened = out.template open<scalar>(q.rows(), v.cols());
   attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
@@ -271,8 +311,8 @@ struct plan {
   bool fused =
       false;  // by the kernel; else by the stages, which hold the scores of a block of rows
   simd instruction_set = simd::portable;  // of the kernel
-  index tasks = 0;                        // what the executor is given
-  std::size_t workspace_bytes = 0;        // of the kernel, a thread
+  index tasks = 0;                        // what the executor is given; a single one bypasses it
+  std::size_t workspace_bytes = 0;  // that the kernel works in, a thread; small ones on the stack
 };
 
 /// The plan of a call with these matrices, whatever its mask and score change: float and double go
@@ -314,7 +354,8 @@ plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
 ///
 /// Throws std::invalid_argument, before anything is computed or written, where shapes do not fit, a
 /// mask or score change does not fit the call or needs an alignment that is not given, the scale or
-/// the sink is not finite, or an output of the options has another type or size. What a function of
+/// the sink is not finite, or an output of the options has another type or size or shares memory
+/// with an input or another output. What a function of
 /// the caller's throws reaches the caller; the outputs in the options are unspecified then.
 template <class Q, class K, class V, class M, class F>
   requires(!std::is_same_v<F, options>)

@@ -19,9 +19,9 @@ class tiled_mask {
 
   tiled_mask(M mask, const call_shape& shape) : mask_(std::move(mask)), shape_(shape) {
     detail::check(mask_, shape_);
-    columns_ = (shape.keys + side - 1) / side;
-    for (std::int32_t row = 0; row < shape.queries; row += side) {
-      for (std::int32_t key = 0; key < shape.keys; key += side) squares_.push_back(look(row, key));
+    columns_ = (index{shape.keys} + side - 1) / side;
+    for (index row = 0; row < shape.queries; row += side) {
+      for (index key = 0; key < shape.keys; key += side) squares_.push_back(look(row, key));
     }
   }
 
@@ -49,14 +49,15 @@ class tiled_mask {
   }
 
  private:
-  static constexpr std::int32_t side = 16;
+  static constexpr index side = 16;
 
-  [[nodiscard]] coverage look(std::int32_t row, std::int32_t key) const {
+  [[nodiscard]] coverage look(index row, index key) const {
     bool none = true;
     bool all = true;
-    for (std::int32_t i = row; i < std::min(row + side, shape_.queries); ++i) {
-      for (std::int32_t j = key; j < std::min(key + side, shape_.keys); ++j) {
-        const bool seen = mask_.visible({0, 0, i, i + shape_.offset, j});
+    for (index r = row; r < std::min<index>(row + side, shape_.queries); ++r) {
+      for (index j = key; j < std::min<index>(key + side, shape_.keys); ++j) {
+        const auto i = static_cast<std::int32_t>(r);
+        const bool seen = mask_.visible({0, 0, i, i + shape_.offset, static_cast<std::int32_t>(j)});
         none = none && !seen;
         all = all && seen;
       }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -14,6 +15,11 @@
 #define ATTN_HAS_EXCEPTIONS 1
 #else
 #define ATTN_HAS_EXCEPTIONS 0
+#endif
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error \
+    "attn: attention needs NaN and infinity, and sums in their order: leave out -ffast-math, -Ofast and -ffinite-math-only"
 #endif
 
 // Where the compiler can build a part of a file for an instruction set of its own.
@@ -92,6 +98,16 @@ constexpr void require(bool ok, const Parts&... parts) {
   if (!ok) [[unlikely]] {
     refuse((to_text(parts) + ...));
   }
+}
+
+/// x as a T. A finite number beyond the range of T becomes the largest of T, not infinity.
+template <class T, class X>
+constexpr T saturated(const X& x) {
+  if constexpr (std::floating_point<T> && std::floating_point<X> && sizeof(X) > sizeof(T)) {
+    constexpr X most = std::numeric_limits<T>::max();
+    if (x - x == X(0)) return static_cast<T>(x > most ? most : x < -most ? -most : x);
+  }
+  return static_cast<T>(x);
 }
 
 }  // namespace detail

@@ -132,7 +132,17 @@ class eigen_pool {
   void operator()(index n, task each) const {
     const auto queue = std::make_shared<detail::task_queue>(n, each);
     const index wanted = std::min<index>(pool_->NumThreads(), n - 1);
-    for (index i = 0; i < wanted; ++i) pool_->Schedule([queue] { queue->work(); });
+    for (index i = 0; i < wanted; ++i) {
+#if ATTN_HAS_EXCEPTIONS
+      try {
+        pool_->Schedule([queue] { queue->work(); });
+      } catch (...) {
+        break;  // those that are there do the work
+      }
+#else
+      pool_->Schedule([queue] { queue->work(); });
+#endif
+    }
     queue->work();
     queue->wait();
   }

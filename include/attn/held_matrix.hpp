@@ -24,7 +24,18 @@ concept PlainMatrix = requires(const std::remove_cvref_t<T>& m) { as_plain(m); }
 /// Has memory with strides behind it: a Map, Block, Ref or transpose of a plain matrix.
 template <class T>
 concept MatrixView = EigenDense<T> && !PlainMatrix<T> &&
-                     ((std::remove_cvref_t<T>::Flags & Eigen::DirectAccessBit) != 0);
+                     ((std::remove_cvref_t<T>::Flags & Eigen::DirectAccessBit) != 0) &&
+                     requires(const std::remove_cvref_t<T>& m) {
+                       m.data();
+                       m.innerStride();
+                       m.outerStride();
+                     };
+
+/// A reference that may own what it refers to, a copy of its own.
+template <class T>
+inline constexpr bool may_own = false;
+template <class T, int Options, class Stride>
+inline constexpr bool may_own<Eigen::Ref<const T, Options, Stride>> = true;
 
 template <class M>
 class borrowed_matrix {
@@ -55,7 +66,7 @@ auto hold(M&& m) {
   using plain = typename T::PlainObject;
   if constexpr (PlainMatrix<T> && std::is_lvalue_reference_v<M>) {
     return borrowed_matrix<T>(m);
-  } else if constexpr (MatrixView<T>) {
+  } else if constexpr (MatrixView<T> && (std::is_lvalue_reference_v<M> || !may_own<T>)) {
     using view = Eigen::Map<const plain, Eigen::Unaligned, any_stride>;
     return owned_matrix<view>(
         view(m.data(), m.rows(), m.cols(), any_stride(m.outerStride(), m.innerStride())));

@@ -138,7 +138,10 @@ class documents {
  public:
   /// `ids`: any range of integers, one a position.
   template <class Ids>
-  explicit documents(const Ids& ids) : ids_(std::begin(ids), std::end(ids)) {}
+  explicit documents(const Ids& ids) : ids_(std::begin(ids), std::end(ids)) {
+    static_assert(std::integral<std::remove_cvref_t<decltype(*std::begin(ids))>>,
+                  "attn: documents takes a range of integers, one a position.");
+  }
 
   [[nodiscard]] bool visible(position at) const {
     return listed(at.query) && listed(at.key) && id(at.query) == id(at.key);

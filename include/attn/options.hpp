@@ -15,7 +15,8 @@ namespace attn {
 /// A reference to a matrix or vector of the caller's that receives a result. A plain dynamic matrix
 /// is resized; a Map, Block, Ref or fixed-size matrix must have the right size; a row of numbers
 /// may lie either way. The element type must be the one the call computes in (float for float and
-/// 16-bit inputs). What is referred to must outlive the call.
+/// 16-bit inputs), and for the result itself that of the query. What is referred to must outlive
+/// the call.
 class output {
  public:
   /// Nothing is asked for.
@@ -24,7 +25,7 @@ class output {
   template <detail::PlainMatrix M>
     requires(!std::is_const_v<M>)
   output(M& matrix)  // NOLINT(google-explicit-constructor): `{.weights = w}` converts to it
-      : element_(&element<typename M::Scalar>),
+      : element_(type_name<typename M::Scalar>()),
         target_(&matrix),
         rows_(sizes(M::RowsAtCompileTime, M::MaxRowsAtCompileTime)),
         cols_(sizes(M::ColsAtCompileTime, M::MaxColsAtCompileTime)),
@@ -38,19 +39,25 @@ class output {
   template <detail::MatrixView M>
     requires((std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
   output(M&& view)  // NOLINT(google-explicit-constructor): `{.weights = w.row(0)}` converts to it
-      : element_(&element<typename std::remove_cvref_t<M>::Scalar>),
+      : element_(type_name<typename std::remove_cvref_t<M>::Scalar>()),
         view_{view.data(), view.rowStride(), view.colStride(), view.rows(), view.cols()},
         rows_{view.rows(), view.rows()},
         cols_{view.cols(), view.cols()} {}
 
-  [[nodiscard]] explicit operator bool() const { return element_ != nullptr; }
+  [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
+
+  /// Whether both refer to one plain matrix.
+  [[nodiscard]] bool is_same_as(const output& other) const {
+    return target_ != nullptr && target_ == other.target_;
+  }
 
   /// Throws unless rows x cols numbers of type S can be put here. Touches nothing.
   template <class S>
   void check(std::string_view name, index rows, index cols) const {
-    detail::require(element_ == &element<S>, name,
-                    " has another element type than the call computes in, which is float for "
-                    "float and 16-bit inputs, else the inputs' own");
+    if (element_ != type_name<S>()) {
+      detail::require(false, name, " has elements of type ", element_, ", they should be ",
+                      type_name<S>());
+    }
     if (!fits(rows, cols) && !lies_down(rows, cols)) {
       detail::require(false, name, " has ", rows_.to_text(), " rows and ", cols_.to_text(),
                       " columns, it should have ", rows, " and ", cols);
@@ -77,9 +84,20 @@ class output {
   }
 
  private:
-  /// Its address stands for the type. Not const, so that no linker folds two of them.
+  /// One text for a type in every part of a program.
   template <class S>
-  static inline char element = 0;
+  static constexpr std::string_view type_name() {
+    if constexpr (std::is_same_v<S, float>) return "float";
+    if constexpr (std::is_same_v<S, double>) return "double";
+    if constexpr (std::is_same_v<S, long double>) return "long double";
+    if constexpr (std::is_same_v<S, Eigen::half>) return "Eigen::half";
+    if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "Eigen::bfloat16";
+#if defined(__GNUC__)
+    return __PRETTY_FUNCTION__;
+#else
+    return __FUNCSIG__;
+#endif
+  }
 
   struct place {
     void* data = nullptr;
@@ -118,7 +136,7 @@ class output {
     return cols == 1 && !fits(rows, cols) && fits(cols, rows);
   }
 
-  const void* element_ = nullptr;
+  std::string_view element_;
   void* target_ = nullptr;
   place view_;
   range rows_;

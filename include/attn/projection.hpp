@@ -23,7 +23,7 @@ struct named_parameter {
   Values values;
 };
 
-/// Numbers to load, by name. A vector may stand or lie.
+/// Numbers to load, by name. A matrix of one row or column may stand or lie.
 template <class Scalar>
 using tensors =
     std::map<std::string, Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, std::less<>>;
@@ -116,9 +116,10 @@ void check_tensors(const tensors<Scalar>& given, const std::vector<tensor_shape>
     const auto found = given.find(shape.name);
     require(found != given.end(), shape.name, " is missing, the layer loads ", names);
     const auto& values = found->second;
-    const bool lies = values.rows() == shape.rows && values.cols() == shape.cols;
-    const bool stands = shape.rows == 1 && values.cols() == 1 && values.rows() == shape.cols;
-    require(lies || stands, shape.name, " is ", values.rows(), " x ", values.cols(),
+    const bool is_vector = shape.rows == 1 || shape.cols == 1;
+    const bool fits = values.rows() == shape.rows && values.cols() == shape.cols;
+    const bool turned = values.rows() == shape.cols && values.cols() == shape.rows;
+    require(fits || (is_vector && turned), shape.name, " is ", values.rows(), " x ", values.cols(),
             ", it should be ", shape.rows, " x ", shape.cols);
   }
   for (const auto& [name, values] : given) {

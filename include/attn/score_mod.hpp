@@ -100,8 +100,8 @@ class softcap {
   static constexpr bool positional = false;
 
   explicit softcap(double cap) : cap_(cap) {
-    detail::require(std::isfinite(cap) && cap > 0, "softcap has cap ", cap,
-                    ", it should be a positive finite number");
+    detail::require(cap >= 1e-30 && cap <= 1e30, "softcap has cap ", cap,
+                    ", it should be between 1e-30 and 1e30");
   }
 
   template <class S>

@@ -151,7 +151,12 @@ void hide(S& s, const M& mask, const block_place& place) {
   if constexpr (AdditiveMask<M>) {
     for (index i = 0; i < s.rows(); ++i) {
       for (index j = 0; j < s.cols(); ++j) {
-        s.coeffRef(i, j) += convert<scalar>(mask.bias(place.at(i, j)));
+        const auto bias = mask.bias(place.at(i, j));
+        if constexpr (std::floating_point<std::remove_const_t<decltype(bias)>>) {
+          s.coeffRef(i, j) += saturated<scalar>(bias);
+        } else {
+          s.coeffRef(i, j) += convert<scalar>(bias);
+        }
       }
     }
   }
@@ -180,9 +185,11 @@ std::pair<S, S> exponentials(M& s, index i, const S& sink) {
 
 template <class S>
 S checked_sink(double sink) {
-  require(sink < std::numeric_limits<double>::infinity(), "sink is ", sink,
-          ", it should be a finite number, or -inf for none");
-  return convert<S>(sink);
+  const bool none = sink == -std::numeric_limits<double>::infinity();
+  const S converted = convert<S>(sink);
+  require(none || is_finite(converted), "sink is ", sink,
+          ", it should be a finite number of the type the call computes in, or -inf for none");
+  return converted;
 }
 
 template <class S, class Factor>
@@ -193,11 +200,16 @@ S checked_scale(Factor scale) {
   return factor;
 }
 
+/// Whether a row of zeros in the weights is one that sees nothing: not where a sink may have taken
+/// them all.
+enum class zeros { empty, weights };
+
 /// out = p v again, where that met numbers in v that are not finite: every such number reaches only
-/// the rows that see its key, and a row without any weight is 0. The finite part goes through the
+/// the rows that see its key, and an empty row is 0. The finite part goes through the
 /// same product as ever, so that a row that sees nothing else keeps its bits.
 template <class O, class P, class V, class M>
-void keep_hidden_out(O& out, const P& p, const V& v, const M& mask, const block_place& place) {
+void keep_hidden_out(O& out, const P& p, const V& v, const M& mask, const block_place& place,
+                     zeros rows_of_zeros) {
   using scalar = typename O::Scalar;
   like<scalar, V> finite = v;
   for (index j = 0; j < v.rows(); ++j) {
@@ -214,7 +226,7 @@ void keep_hidden_out(O& out, const P& p, const V& v, const M& mask, const block_
       }
     }
   }
-  for (index i = 0; i < p.rows(); ++i) {
+  for (index i = 0; i < p.rows() && rows_of_zeros == zeros::empty; ++i) {
     bool empty = true;
     for (index j = 0; j < p.cols(); ++j) empty = empty && p.coeff(i, j) == scalar(0);
     if (empty && out.cols() > 0) out.row(i).setConstant(scalar(0));
@@ -224,13 +236,14 @@ void keep_hidden_out(O& out, const P& p, const V& v, const M& mask, const block_
 /// Σ_j p_ij v_j over the keys that row i sees. A weight of 0 is enough to keep a hidden key out,
 /// but for values that are not finite, which always show in the product: then it is done with care.
 template <class P, class V, class M>
-auto weighted_sum(const P& p, const V& v, const M& mask, const block_place& place) {
+auto weighted_sum(const P& p, const V& v, const M& mask, const block_place& place,
+                  zeros rows_of_zeros = zeros::empty) {
   using scalar = typename P::Scalar;
   rows_by_cols<scalar, P, V> out;
   out.noalias() = p * computable(v);
   for (index i = 0; i < out.size(); ++i) {
     if (!is_finite(scalar(out.coeff(i % out.rows(), i / out.rows())))) {
-      keep_hidden_out(out, p, own(v), mask, place);
+      keep_hidden_out(out, p, own(v), mask, place, rows_of_zeros);
       break;
     }
   }
@@ -280,6 +293,7 @@ auto score(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key) {
 template <detail::EigenDense S, class Factor>
   requires std::is_arithmetic_v<Factor>
 auto scale(S&& scores, Factor factor) {
+  detail::require_real<std::remove_cvref_t<S>>();
   auto s = detail::own(std::forward<S>(scores));
   s *= detail::checked_scale<typename decltype(s)::Scalar>(factor);
   return s;
@@ -290,6 +304,7 @@ auto scale(S&& scores, Factor factor) {
 /// scores that are not square and no alignment is given.
 template <detail::EigenDense S, class F>
 auto apply_score_mod(S&& scores, const F& score_mod, const attn::alignment& alignment = {}) {
+  detail::require_real<std::remove_cvref_t<S>>();
   auto s = detail::own(std::forward<S>(scores));
   const call_shape shape = detail::make_call_shape(
       s.rows(), s.cols(), alignment, positional_score_mod<F, typename decltype(s)::Scalar>);
@@ -303,6 +318,7 @@ auto apply_score_mod(S&& scores, const F& score_mod, const attn::alignment& alig
 /// scores, or looks at positions in scores that are not square and no alignment is given.
 template <detail::EigenDense S, class M>
 auto apply_mask(S&& scores, M&& mask, const attn::alignment& alignment = {}) {
+  detail::require_real<std::remove_cvref_t<S>>();
   auto s = detail::own(std::forward<S>(scores));
   const auto& checked = as_mask(mask);
   detail::hide(s, checked, detail::whole(checked, s, alignment));
@@ -314,6 +330,7 @@ auto apply_mask(S&& scores, M&& mask, const attn::alignment& alignment = {}) {
 /// a NaN or +inf gives NaN. A sink takes part in m and l like one more score.
 template <detail::EigenDense S>
 auto softmax(S&& scores, double sink = -std::numeric_limits<double>::infinity()) {
+  detail::require_real<std::remove_cvref_t<S>>();
   auto p = detail::own(std::forward<S>(scores));
   using scalar = typename decltype(p)::Scalar;
   const auto sink_score = detail::checked_sink<scalar>(sink);
@@ -330,6 +347,7 @@ auto softmax(S&& scores, double sink = -std::numeric_limits<double>::infinity())
 template <detail::EigenDense S>
 auto log_sum_exp(S&& scores, double sink = -std::numeric_limits<double>::infinity()) {
   using std::log;
+  detail::require_real<std::remove_cvref_t<S>>();
   auto e = detail::own(std::forward<S>(scores));
   using matrix = decltype(e);
   using scalar = typename matrix::Scalar;

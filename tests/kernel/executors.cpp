@@ -41,6 +41,21 @@ TEST_CASE("a call from a thread of the pool it runs on") {
   CHECK(out == attn::scaled_dot_product_attention(p.q, p.k, p.v));
 }
 
+// What the other tests of the sets would skip in silence.
+TEST_CASE("this build has code for every set that it should have") {
+#if !ATTN_BUILT_FOR_AVX2 && !ATTN_BUILT_FOR_AVX512 && !ATTN_NEON
+  CHECK(attn::detail::is_available(attn::simd::portable));
+#endif
+#if ATTN_X86
+  CHECK(attn::detail::is_compiled(attn::simd::avx512));
+#if !ATTN_BUILT_FOR_AVX512
+  CHECK(attn::detail::is_compiled(attn::simd::avx2));
+#endif
+#elif ATTN_NEON
+  CHECK(attn::detail::is_available(attn::simd::neon));
+#endif
+}
+
 TEST_CASE("the instruction set in use can be lowered, and what cannot be used is refused") {
   const attn::simd best = attn::instruction_set();
   CHECK_NOTHROW(attn::use_instruction_set(best));

@@ -88,7 +88,7 @@ TEST_CASE("what cannot be written to is refused and untouched") {
                     "out has 6 rows and 3 columns, it should have 6 and 4");
   Eigen::MatrixXd wide;
   CHECK_THROWS_WITH(scaled_dot_product_attention_into(wide, other, other, other),
-                    Catch::Matchers::ContainsSubstring("out has another element type"));
+                    "out has elements of type double, they should be float");
   CHECK_THROWS_WITH(scaled_dot_product_attention_into(attn::output(), other, other, other),
                     "out is nothing: it should be a matrix or view to write to");
   using stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
@@ -103,6 +103,28 @@ TEST_CASE("what cannot be written to is refused and untouched") {
   CHECK_THROWS_WITH(scaled_dot_product_attention_into(key, query, key, other),
                     "out overlaps key in memory: it would be written while that is read");
   CHECK(key == other);
+}
+
+TEST_CASE("outputs that share memory with one another or with an input") {
+  Eigen::MatrixXf m = Eigen::MatrixXf::Ones(4, 12);
+  const Eigen::MatrixXf before = m;
+  const Eigen::MatrixXf q = Eigen::MatrixXf::Ones(4, 4);
+  Eigen::MatrixXf out;
+  const auto refused = [&](const attn::options& options, const std::string& why) {
+    CHECK_THROWS_WITH(attn::scaled_dot_product_attention(q, m.leftCols(4), q, options), why);
+    CHECK(m == before);
+  };
+  refused({.weights = m.leftCols(4)},
+          "options.weights overlaps key in memory: it would be written while that is read");
+  refused({.log_sum_exp = m.col(2)},
+          "options.log_sum_exp overlaps key in memory: it would be written while that is read");
+  refused({.log_sum_exp = m.col(6), .weights = m.middleCols(5, 4)},
+          "options.weights overlaps options.log_sum_exp in memory: both would be written there");
+  refused({.log_sum_exp = out, .weights = out},
+          "options.weights overlaps options.log_sum_exp in memory: both would be written there");
+  CHECK_THROWS_WITH(attn::scaled_dot_product_attention_into(out, q, q, q, {.weights = out}),
+                    "options.weights overlaps out in memory: both would be written there");
+  CHECK(out.size() == 0);
 }
 
 }  // namespace

@@ -201,7 +201,7 @@ TEST_CASE("additive attention refuses what does not fit", "[layer]") {
         std::string::npos);
   CHECK(refusal([&] {
           layer(q, k, k, {.weights = of_doubles});
-        }).find("options.weights has another element type") == 0);
+        }).find("options.weights has elements of type double, they should be float") == 0);
   CHECK(refusal([&] { layer(q, k, k, {.weights = small.block(0, 0, 1, 1)}); }) ==
         "options.weights has 1 rows and 1 columns, it should have 2 and 6");
   CHECK(refusal([&] { layer(q, k, k, {.scale = INFINITY}); }).find("scale is inf") == 0);

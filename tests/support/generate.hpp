@@ -56,8 +56,8 @@ struct shape {
 
 // Lengths around the edges of the tiles that kernels are likely to have.
 inline const std::vector<index>& edge_lengths() {
-  static const std::vector<index> lengths{1,  2,  3,  4,  7,  8,  9,  15, 16, 17, 31,  32,
-                                          33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 128, 129};
+  static const std::vector<index> lengths{1,  2,  3,  4,  7,  8,  9,  15, 16,  17,  31,  32, 33,
+                                          47, 48, 49, 63, 64, 65, 96, 97, 127, 128, 129, 257};
   return lengths;
 }
 

@@ -134,12 +134,28 @@ TEST_CASE("an offset beyond 32-bit positions") {
   CHECK(call()(attn::causal(), {.alignment = attn::offset(-most + 5)}).isZero());
 }
 
+// Maps whose rows are one row in memory, so that any number of them costs nothing.
+TEST_CASE("as many keys as 32 bits count, and one more") {
+  const float zero = 0;
+  using rows = Eigen::Map<const MatrixXf, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+  const auto of = [&](attn::index n) { return rows(&zero, n, 1, {0, 0}); };
+  const attn::index most = std::numeric_limits<std::int32_t>::max();
+  const auto attend = [&](attn::index queries, attn::index keys) {
+    return attn::scaled_dot_product_attention(of(queries), of(keys), of(keys),
+                                              attn::key_padding(0));
+  };
+  CHECK(attend(1, most - 1)(0, 0) == 0);
+  CHECK(missing([&] { attend(1, most); }, {"key has 2147483647 rows"}) == "");
+  CHECK(missing([&] { attend(most, 1); }, {"query has 2147483647 rows"}) == "");
+}
+
 TEST_CASE("a scale or a sink that is not finite") {
   CHECK(call().missing(attn::none(), {"scale", "nan"}, {.scale = nan}) == "");
   CHECK(call().missing(attn::none(), {"scale", "inf"}, {.scale = infinity}) == "");
   CHECK(call().missing(attn::none(), {"scale", "-inf"}, {.scale = -infinity}) == "");
   CHECK(call().missing(attn::none(), {"sink", "nan"}, {.sink = nan}) == "");
   CHECK(call().missing(attn::none(), {"sink", "inf"}, {.sink = infinity}) == "");
+  CHECK(call().missing(attn::none(), {"sink", "1e+39"}, {.sink = 1e39}) == "");  // not of a float
 }
 
 TEST_CASE("masks and score changes that mean nothing") {

@@ -121,5 +121,45 @@ TEST_CASE("large boolean matrices in every layout") {
   }
 }
 
+TEST_CASE("a temporary reference that owns its copy is kept whole") {
+  generator g(175);
+  auto p = any_problem<float>(g, {5, 8, 4, 3});
+  const Eigen::MatrixXf bias = any_matrix<Eigen::MatrixXf>(g, 5, 8);
+  const auto mask = attn::as_mask(Eigen::Ref<const Eigen::MatrixXf>(2 * bias));
+  p.bias = [&](place at) { return 2.0 * static_cast<double>(bias(at.row, at.key)); };
+  check_against(expect(p), run(one_call(), p, mask, attn::identity()));
+}
+
+TEST_CASE("a finite bias beyond float does not hide") {
+  const Eigen::MatrixXf q = Eigen::MatrixXf::Zero(1, 2);
+  const Eigen::MatrixXf v = (Eigen::MatrixXf(2, 1) << 1, 3).finished();
+  const Eigen::MatrixXf k = Eigen::MatrixXf::Zero(2, 2);
+  const Eigen::MatrixXd lowest =
+      Eigen::MatrixXd::Constant(1, 2, std::numeric_limits<double>::lowest());
+  CHECK(attn::scaled_dot_product_attention(q, k, v, lowest)(0, 0) == 2);
+  CHECK(attn::weighted_sum(attn::softmax(attn::apply_mask(attn::score(q, k), lowest)), v)(0, 0) ==
+        2);
+}
+
+// A type of the user's with both a bias and a rule of what is visible.
+struct leaning_causal {
+  [[nodiscard]] bool visible(attn::position at) const { return at.key <= at.query; }
+  [[nodiscard]] float bias(attn::position at) const {
+    return 0.25F * static_cast<float>(at.key % 3);
+  }
+  [[nodiscard]] attn::coverage cover(attn::tile t) const { return attn::causal().cover(t); }
+};
+
+TEST_CASE("a mask of the user's may have a bias and hide as well") {
+  generator g(176);
+  for (const index n : {9, 70, 150}) {
+    auto p = any_problem<float>(g, {n, n, 8, 5});
+    p.visible = [](place at) { return at.key <= at.query; };
+    p.bias = [](place at) { return 0.25 * static_cast<double>(at.key % 3); };
+    check_against(expect(p), run(one_call(), p, leaning_causal(), attn::identity()));
+    check_against(expect(p), run(one_call(), p, leaning_causal() & attn::none(), attn::identity()));
+  }
+}
+
 }  // namespace
 }  // namespace attn_test

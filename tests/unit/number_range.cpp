@@ -176,6 +176,27 @@ TEST_CASE("a scale that sends scores to infinity, or brings them back from the e
   checked(p, any_mask(attn::none()));
 }
 
+TEST_CASE("products whose difference overflows, at the smallest scale") {
+  for (const double scale : {0x1p-126, 0x1.000002p-126}) {
+    problem<float> p{.q = matrix<float>::Constant(1, 1, 1e19f),
+                     .k = (matrix<float>(2, 1) << 2e19f, -2e19f).finished(),
+                     .v = (matrix<float>(2, 1) << 1, 0).finished(),
+                     .scale = scale};
+    checked(p, any_mask(attn::none()));
+  }
+}
+
+TEST_CASE("a hidden NaN leaves tiny values as they are") {
+  problem<float> p{.q = matrix<float>::Ones(3, 2),
+                   .k = matrix<float>::Ones(4, 2),
+                   .v = matrix<float>::Constant(4, 2, 1e-36f)};
+  const auto mask = attn::key_padding(3);
+  const auto clean = run(one_call(), p, mask, attn::identity());
+  p.v(3, 1) = nan;
+  CHECK(same_bits(clean, run(one_call(), p, mask, attn::identity())));
+  CHECK(clean.out(0, 1) == Approx(1e-36f));
+}
+
 TEST_CASE("denormals") {
   generator g(132);
   const double tiny = 1e-40;

@@ -48,6 +48,22 @@ TEST_CASE("16-bit inputs are accumulated in float") {
   CHECK(attn::score(a, a)(0, 0) == 270000.0f);  // beyond half
 }
 
+TEST_CASE("a NaN in a seen value shows, even where a sink takes all") {
+  const auto with = [](auto scalar) {
+    using Scalar = decltype(scalar);
+    const matrix<Scalar> zero = matrix<Scalar>::Zero(1, 1);
+    const matrix<Scalar> v =
+        matrix<Scalar>::Constant(1, 1, Scalar(std::numeric_limits<float>::quiet_NaN()));
+    const auto out = attn::scaled_dot_product_attention(zero, zero, v, {.sink = 30000});
+    CHECK(std::isnan(static_cast<float>(out(0, 0))));
+  };
+  with(float{});
+  with(double{});
+  with(static_cast<long double>(0));
+  with(Eigen::half{});
+  with(Eigen::bfloat16{});
+}
+
 // A difference of the types of mask and inputs does not matter: a bias is converted.
 TEST_CASE("a bias of another type is converted to that of the scores") {
   generator g(166);

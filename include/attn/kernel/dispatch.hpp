@@ -110,7 +110,7 @@ block_needs needs(simd set, const problem<T>& p) {
       return {{p.shape.queries, portable::vec<T>::lanes}, portable::memory_size(p)};
 #else
     default:
-      return {};
+      detail::refuse("this build has no code for the instruction set in use");
 #endif
   }
 }
@@ -186,7 +186,7 @@ void forward(simd set, const problem<T>& p, const score_rules<T>& rules, index f
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
       return portable::forward(p, rules, first, rows, memory);
 #else
-      return;
+      detail::refuse("this build has no code for the instruction set in use");
 #endif
   }
 }

@@ -1,5 +1,5 @@
 // What the engine is given: strided matrices in raw memory, numbers, and what becomes of scores.
-// No Eigen, no heads, and no types of masks: those are behind two functions of a tile.
+// No Eigen, no heads, and no types of masks: those are behind functions of a tile.
 #pragma once
 
 #include <algorithm>

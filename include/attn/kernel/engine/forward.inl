@@ -76,15 +76,15 @@ tile trimmed(tile t, const score_rules<T>& rules) {
 /// The tile of keys from `key` on, and how much of it is seen. Where that is some of it, its ends
 /// are cut off where nothing is.
 template <class T>
-coverage find_tile(const query_block<T>& block, std::int32_t key, tile& t) {
+coverage find_tile(const query_block<T>& block, index key, tile& t) {
   const call_shape& shape = block.p.shape;
   t = {block.p.batch,
        block.p.head,
        block.row[0],
        block.row[0] + shape.offset,
-       key,
+       static_cast<std::int32_t>(key),
        static_cast<std::int32_t>(block.rows),
-       std::min(keys_a_tile, shape.keys - key)};
+       static_cast<std::int32_t>(std::min<index>(keys_a_tile, shape.keys - key))};
   const coverage seen = block.rules.cover(block.rules.mask, t);
   if (seen == coverage::some) t = trimmed(t, block.rules);
   return seen;
@@ -114,23 +114,28 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   }
 }
 
-/// What values are shrunk by where a sum of them may overflow before it is divided: fewer keys than
-/// 2^32 cannot undo that.
-template <class T>
-inline constexpr T shrunk = T(0x1p-32);
+/// How the weighted sum is formed: at first without a look at what is summed; where the result is
+/// not finite, with care for what is not in the values; and where that is not finite either, with
+/// care on shrunk values, since a sum of large ones may overflow before it is divided.
+enum class care { none, exact, shrunk };
 
-/// The weighted sum where that of the block met something that is not finite: in the values, or
-/// made by adding up large ones. Values are shrunk, and each that is not finite reaches only the
-/// lanes that see its key. The others' finite part goes through the same product as ever.
+/// Fewer keys than 2^32 cannot undo this shrinking.
+template <class T>
+constexpr T shrinking(care with) {
+  return with == care::shrunk ? T(0x1p-32) : T(1);
+}
+
+/// The weighted sum with care: a value that is not finite reaches only the lanes that see its key.
+/// The finite part goes through the same product as ever.
 template <class T, int Vectors>
 ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const score_tile<T>& s,
-                                          strided<const T> value) {
+                                          strided<const T> value, care with) {
   const block_memory<T>& at = block.at;
   const index value_depth = block.p.value_depth;
   for (index j = 0; j < s.place.keys; ++j) {
     for (index c = 0; c < value_depth; ++c) {
       const T x = *value.at(j, c);
-      at.finite[j * value_depth + c] = x - x == T(0) ? x * shrunk<T> : T(0);
+      at.finite[j * value_depth + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
     }
   }
   weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
@@ -156,29 +161,29 @@ bool has_many_keys(const problem<T>& p) {
 
 /// Everything but the division by the sums: into `out`, or with care into `second`.
 template <class T, int Vectors>
-void attend(const query_block<T>& block, bool with_care) {
+void attend(const query_block<T>& block, care with) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
-  std::fill_n(with_care ? at.second : at.out, p.value_depth * lanes, T(0));
+  std::fill_n(with == care::none ? at.out : at.second, p.value_depth * lanes, T(0));
   std::fill_n(at.sum, lanes, T(0));
   std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
-  for (std::int32_t key = 0; key < p.shape.keys; key += keys_a_tile) {
+  for (index key = 0; key < p.shape.keys; key += keys_a_tile) {
     tile t;
     const coverage seen = find_tile(block, key, t);
     if (seen == coverage::none) continue;
     const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
     const strided<const T> value = p.value.from(t.key, 0);
 
-    score_tile_of<T, Vectors>(block, s, seen, with_care);
+    score_tile_of<T, Vectors>(block, s, seen, with != care::none);
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
       absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
                          softmax_state<T>{at.highest, at.sum, at.factor});
     }
-    if (with_care) {
-      weighted_sum_with_care<T, Vectors>(block, s, value);
+    if (with != care::none) {
+      weighted_sum_with_care<T, Vectors>(block, s, value, with);
     } else {
       weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, keys_a_tile, p.value_depth,
                                              at.factor, at.out);
@@ -221,7 +226,7 @@ void find_factors(const query_block<T>& block) {
   }
 }
 
-/// Divides by the sums. Returns whether all is finite then; if not, `attend` with care is next.
+/// Divides by the sums. Returns whether all is finite then; if not, care is next.
 template <class T, int Vectors>
 bool divide(const query_block<T>& block) {
   const block_memory<T>& at = block.at;
@@ -247,33 +252,38 @@ bool divide(const query_block<T>& block) {
   return all;
 }
 
-/// What is finite in `out` is right: whatever hid or overflowed shows. The rest is in `second`. A
-/// row whose sum is 0 is 0.
+/// What is finite in `out` is right: whatever hid or overflowed shows. The rest comes from
+/// `second`. A row whose sum is 0 is 0. Returns whether all is finite now.
 template <class T, int Vectors>
-ATTN_NOINLINE void divide_with_care(const query_block<T>& block) {
+ATTN_NOINLINE bool divide_with_care(const query_block<T>& block, care with) {
   const block_memory<T>& at = block.at;
   const vec<T> zero = broadcast(T(0));
+  bool finite = true;
   for (index i = 0; i < block.p.value_depth * width<T, Vectors>; i += vec<T>::lanes) {
     const index w = i % width<T, Vectors>;
     const vec<T> x = load(at.out + i);
-    const vec<T> careful = (load(at.second + i) * load(at.factor + w)) * broadcast(1 / shrunk<T>);
+    const vec<T> careful =
+        (load(at.second + i) * load(at.factor + w)) * broadcast(1 / shrinking<T>(with));
     const vec<T> best = where_equal(x - x, zero, x, careful);
-    store(at.out + i, where_equal(load(at.sum + w), zero, zero, best));
+    const vec<T> result = where_equal(load(at.sum + w), zero, zero, best);
+    finite = finite && all_equal(result - result, zero);
+    store(at.out + i, result);
   }
+  return finite;
 }
 
-/// The weights of the rows, in a second pass over the scores, after `finish`.
+/// The weights of the rows, in a second pass over the scores, after `find_factors`.
 template <class T, int Vectors>
 ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
-  for (std::int32_t key = 0; key < p.shape.keys; key += keys_a_tile) {
+  for (index key = 0; key < p.shape.keys; key += keys_a_tile) {
     const strided<T> to = p.weights.from(block.first, key);
     tile t;
     const coverage seen = find_tile(block, key, t);
     if (seen != coverage::all) {
-      const std::int32_t keys = std::min(keys_a_tile, p.shape.keys - key);
+      const index keys = std::min<index>(keys_a_tile, p.shape.keys - key);
       for (index i = 0; i < block.rows; ++i) {
         for (index j = 0; j < keys; ++j) *to.at(i, j) = T(0) * at.factor[i];  // NaN in a NaN row
       }
@@ -303,8 +313,10 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   for (index w = 0; w < lanes; ++w) {
     row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
   }
-  // A scale that cannot overflow or round may wait until the softmax, which then costs nothing.
-  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && is_power_of_2(p.scale);
+  // A scale that rounds nothing may wait until the softmax, which then costs nothing. Where the
+  // difference of two products overflows, the smaller has no weight at such a scale either.
+  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
+                      is_power_of_2(p.scale);
   const query_block<T> block{p,
                              rules,
                              first,
@@ -315,13 +327,15 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
                              folded ? T(1) : p.scale,
                              folded ? p.scale : T(1)};
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
-  attend<T, Vectors>(block, false);
+  attend<T, Vectors>(block, care::none);
   find_factors<T, Vectors>(block);
   const bool with_care = !divide<T, Vectors>(block);
-  if (with_care) {
-    attend<T, Vectors>(block, true);
+  bool finite = !with_care;
+  for (const care with : {care::exact, care::shrunk}) {
+    if (finite) break;
+    attend<T, Vectors>(block, with);
     find_factors<T, Vectors>(block);
-    divide_with_care<T, Vectors>(block);
+    finite = divide_with_care<T, Vectors>(block, with);
   }
   lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
   if (p.weights.data != nullptr) write_weights<T, Vectors>(block, with_care);

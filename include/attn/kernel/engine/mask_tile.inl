@@ -45,7 +45,7 @@ template <part Part, class T, class M>
 void write_bias(const score_tile<T>& t, const M& mask, index first, std::int32_t j) {
   constexpr int lanes = vec<T>::lanes;
   alignas(64) T bias[lanes];
-  for (int w = 0; w < lanes; ++w) bias[w] = static_cast<T>(mask.bias(t.at(first + w, j)));
+  for (int w = 0; w < lanes; ++w) bias[w] = detail::saturated<T>(mask.bias(t.at(first + w, j)));
   put_bias<Part>(t.scores + j * t.lanes + first, load(bias));
 }
 
@@ -171,7 +171,11 @@ void hide_some(const score_tile<T>& t, const M& mask) {
 template <part Part, class T, class M>
 void write_part(const score_tile<T>& t, const M& mask) {
   constexpr bool has_bias = requires { mask.bias(position{}); };
-  constexpr bool in_memory = requires { mask.data(); };
+  constexpr bool in_memory = requires {  // as the library's masks of matrices are
+    *mask.data();
+    index{mask.row_stride()};
+    index{mask.key_stride()};
+  };
   if constexpr (requires { M::conjunction; }) {
     write_part<Part>(t, mask.first);
     write_part<part::further>(t, mask.second);
@@ -183,6 +187,7 @@ void write_part(const score_tile<T>& t, const M& mask) {
         write_bias<Part>(t, mask, first, j);
       }
     }
+    hide_some<part::further>(t, mask);
   } else if constexpr (in_memory) {
     hide_by_matrix<Part>(t, mask);
   } else {
