@@ -6,12 +6,13 @@ function(attn_warnings target)
 endfunction()
 
 # attn_add_test(NAME SOURCES a.cpp b.cpp [LIBS ...])
-# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile.
+# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile, and the
+# engine in each program longer than all the rest.
 function(attn_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS")
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_link_libraries(${name} PRIVATE attn::attn attn_catch2 ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE attn::attn attn_catch2 attn_test_engine ${arg_LIBS})
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O2>)
   attn_warnings(${name})
   add_test(NAME ${name} COMMAND ${name})

@@ -68,6 +68,15 @@
 #define ATTN_UNROLL
 #endif
 
+// The engine is compiled in every file with a call, which takes some seconds. A program with many
+// such files can have it once: ATTN_ENGINE_ELSEWHERE defined for all of them, and ATTN_ENGINE_HERE
+// for one file that includes this library, built with the same flags.
+#if defined(ATTN_ENGINE_HERE)
+#define ATTN_ENGINE_INSTANCE template
+#elif defined(ATTN_ENGINE_ELSEWHERE)
+#define ATTN_ENGINE_INSTANCE extern template
+#endif
+
 namespace attn {
 
 /// Counts and indices of rows and columns; the same type as `Eigen::Index`.

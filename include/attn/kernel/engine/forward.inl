@@ -372,3 +372,11 @@ void forward(const problem<T>& p, const score_rules<T>& rules, index first, inde
     forward_block<T, 3>(p, rules, first, rows, memory);
   }
 }
+
+#if defined(ATTN_ENGINE_INSTANCE)
+ATTN_ENGINE_INSTANCE void forward<float>(const problem<float>& p, const score_rules<float>& rules,
+                                         index first, index rows, float* memory);
+ATTN_ENGINE_INSTANCE void forward<double>(const problem<double>& p,
+                                          const score_rules<double>& rules, index first, index rows,
+                                          double* memory);
+#endif

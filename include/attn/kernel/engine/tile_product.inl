@@ -19,8 +19,9 @@ inline constexpr int width = Vectors * vec<T>::lanes;
 /// Asks for the line of memory that lies `offset` numbers after `a`, which may be anywhere.
 template <class T>
 ATTN_INLINE void prefetch(const T* a, index offset) {
-  ATTN_PREFETCH(reinterpret_cast<std::uintptr_t>(a) +
-                static_cast<std::uintptr_t>(offset) * sizeof(T));
+  const auto bytes = static_cast<std::uintptr_t>(offset) * sizeof(T);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): no pointer may be moved that far
+  ATTN_PREFETCH(reinterpret_cast<std::uintptr_t>(a) + bytes);
 }
 
 /// C += A B. Each step asks for a line of what A will be a tile later, `ahead` numbers further on;
