@@ -33,6 +33,9 @@ endfunction()
 # attn_catch2: Catch2 2 or 3 with its main. Version 2 comes without a compiled main in most packages,
 # and where one is compiled for another machine the package's is of no use: then it is built here.
 function(attn_find_catch2)
+  if(TARGET attn_catch2)
+    return()
+  endif()
   if(NOT TARGET Catch2::Catch2)
     find_package(Catch2 CONFIG QUIET GLOBAL)
     if(NOT Catch2_FOUND)

@@ -384,9 +384,9 @@ auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen:
 
 /// The same into memory of the caller's: a plain matrix, which is resized, or a Map, Block or Ref
 /// of Lq x dv elements of the query's type, in any storage order and with any strides. With a
-/// workspace in the options, and floats or doubles, a call after the first of its kind allocates
-/// nothing. Throws std::invalid_argument as well where out has another size or type, or shares
-/// memory with query, key or value; it is then untouched.
+/// workspace in the options, and matrices or views of floats or doubles, a call after the first of
+/// its kind allocates nothing on the calling thread. Throws std::invalid_argument as well where out
+/// has another size or type, or shares memory with query, key or value; it is then untouched.
 template <class Q, class K, class V, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase<Q>& query,
