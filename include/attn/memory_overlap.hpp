@@ -9,7 +9,7 @@
 
 namespace attn::detail {
 
-/// The bytes of a matrix with strides: `count` runs of `run` bytes each, `step` bytes apart.
+/// The bytes of a matrix with strides: runs of `run` bytes each, `step` bytes apart.
 struct footprint {
   std::uintptr_t begin = 0;
   std::uintptr_t end = 0;
@@ -20,11 +20,11 @@ struct footprint {
 template <class M>
 footprint footprint_of(const M& m) {
   if (m.size() == 0) return {};
-  index inner = std::abs(m.rowStride());
-  index outer = std::abs(m.colStride());
+  index inner = m.rows() == 1 ? 1 : std::abs(m.rowStride());
+  index outer = m.cols() == 1 ? 1 : std::abs(m.colStride());
   index inner_size = m.rows();
   index outer_size = m.cols();
-  if (inner_size == 1 || (outer_size != 1 && inner > outer)) {
+  if (inner > outer || (inner_size == 1 && outer == 1)) {
     std::swap(inner, outer);
     std::swap(inner_size, outer_size);
   }
@@ -52,6 +52,7 @@ inline bool may_overlap(const footprint& a, const footprint& b) {
 /// Whether two elements of a matrix may share memory.
 template <class M>
 bool overlaps_itself(const M& m) {
+  if (m.size() == 0) return false;
   const footprint a = footprint_of(m);
   return (m.rows() > 1 && m.rowStride() == 0) || (m.cols() > 1 && m.colStride() == 0) ||
          (a.step != 0 && a.run > a.step);
