@@ -198,52 +198,57 @@ class predicate {
   F function_;
 };
 
-/// A boolean matrix, true = may attend: one row a query, or one row for all of them.
+namespace detail {
+
+/// What masks that are matrices in memory have in common.
 template <class Held>
-class boolean_mask {
+class matrix_mask {
  public:
   static constexpr bool positional = false;
 
-  explicit boolean_mask(Held matrix) : matrix_(std::move(matrix)) {}
+  explicit matrix_mask(Held matrix) : matrix_(std::move(matrix)) {}
 
-  void check(const call_shape& shape) const { detail::check_mask_shape(matrix_.get(), shape); }
-  [[nodiscard]] bool visible(position at) const { return detail::mask_element(matrix_.get(), at); }
+  void check(const call_shape& shape) const { check_mask_shape(matrix_.get(), shape); }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
   /// The elements in memory: row i, key j at data()[i · row_stride() + j · key_stride()].
   [[nodiscard]] auto data() const { return matrix_.get().data(); }
-  [[nodiscard]] index row_stride() const { return detail::mask_row_stride(matrix_.get()); }
+  [[nodiscard]] index row_stride() const { return mask_row_stride(matrix_.get()); }
   [[nodiscard]] index key_stride() const { return matrix_.get().colStride(); }
+
+ protected:
+  [[nodiscard]] auto element(const position& at) const { return mask_element(matrix_.get(), at); }
 
  private:
   Held matrix_;
 };
+
+}  // namespace detail
+
+/// A boolean matrix, true = may attend: one row a query, or one row for all of them.
+template <class Held>
+class boolean_mask : public detail::matrix_mask<Held> {
+ public:
+  using detail::matrix_mask<Held>::matrix_mask;
+  [[nodiscard]] bool visible(position at) const { return this->element(at); }
+};
+template <class Held>
+boolean_mask(Held) -> boolean_mask<Held>;
 
 /// A floating-point matrix that is added to the scores: one row a query, or one for all of them.
 /// -inf hides; every finite number, the lowest included, is a number like any other.
 template <class Held>
-class additive_mask {
+class additive_mask : public detail::matrix_mask<Held> {
  public:
-  static constexpr bool positional = false;
-
-  explicit additive_mask(Held matrix) : matrix_(std::move(matrix)) {}
-
-  void check(const call_shape& shape) const { detail::check_mask_shape(matrix_.get(), shape); }
-  [[nodiscard]] auto bias(position at) const { return detail::mask_element(matrix_.get(), at); }
+  using detail::matrix_mask<Held>::matrix_mask;
+  [[nodiscard]] auto bias(position at) const { return this->element(at); }
   [[nodiscard]] bool visible(position at) const {
     using scalar = decltype(bias(at));
     return !(bias(at) == -std::numeric_limits<scalar>::infinity());
   }
-  [[nodiscard]] coverage cover(tile) const { return coverage::some; }
-
-  /// The elements in memory: row i, key j at data()[i · row_stride() + j · key_stride()].
-  [[nodiscard]] auto data() const { return matrix_.get().data(); }
-  [[nodiscard]] index row_stride() const { return detail::mask_row_stride(matrix_.get()); }
-  [[nodiscard]] index key_stride() const { return matrix_.get().colStride(); }
-
- private:
-  Held matrix_;
 };
+template <class Held>
+additive_mask(Held) -> additive_mask<Held>;
 
 /// What both masks leave visible. Where one is additive, so is the result; biases add up.
 template <Mask A, Mask B>

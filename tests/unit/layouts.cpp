@@ -1,28 +1,8 @@
 // Layouts: any Eigen expression of one scalar type goes in, without a copy by the user.
-#include "unit/laws.hpp"
+#include "unit/expressions.hpp"
 
 namespace attn_test {
 namespace {
-
-using Eigen::Dynamic;
-using column_major = Eigen::MatrixXf;
-using row_major = matrix<float>;
-
-template <class Q, class K, class V>
-std::string difference(const Q& q, const K& k, const V& v) {
-  problem<float> p{.q = q, .k = k, .v = v};
-  p.visible = [](place at) { return at.key <= at.query; };
-  return expect(p).against(
-      attn::scaled_dot_product_attention(q, k, v, attn::causal(), {.alignment = attn::top_left}));
-}
-
-struct sample {
-  column_major q, k, v;
-};
-sample any_sample(generator& g, shape n) {
-  return {any_matrix<column_major>(g, n.queries, n.d), any_matrix<column_major>(g, n.keys, n.d),
-          any_matrix<column_major>(g, n.keys, n.dv)};
-}
 
 TEST_CASE("row-major and column-major, in every combination") {
   generator g(181);
