@@ -5,14 +5,22 @@ function(attn_warnings target)
     ${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 endfunction()
 
+# Has a target use the engine that all tests share, where there are tests: it takes longer to compile
+# than all the rest of a program.
+function(attn_share_engine target)
+  if(ATTN_BUILD_TESTS)
+    target_link_libraries(${target} PRIVATE attn_test_engine)
+  endif()
+endfunction()
+
 # attn_add_test(NAME SOURCES a.cpp b.cpp [LIBS ...])
-# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile, and the
-# engine in each program longer than all the rest.
+# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile.
 function(attn_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS")
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_link_libraries(${name} PRIVATE attn::attn attn_catch2 attn_test_engine ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE attn::attn attn_catch2 ${arg_LIBS})
+  attn_share_engine(${name})
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O2>)
   attn_warnings(${name})
   add_test(NAME ${name} COMMAND ${name})
@@ -25,6 +33,7 @@ function(attn_add_example name)
   add_executable(${name} ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
   target_link_libraries(${name} PRIVATE attn::attn ${arg_LIBS})
+  attn_share_engine(${name})
   attn_warnings(${name})
   add_test(NAME example.${name}
            COMMAND ${CMAKE_COMMAND} -P ${PROJECT_SOURCE_DIR}/cmake/expect.cmake --
