@@ -2,6 +2,10 @@
 // Without exceptions (-fno-exceptions) a refusal prints its message and aborts.
 #pragma once
 
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "attn needs C++20: compile with -std=c++20"
+#endif
+
 #include <concepts>
 #include <cstddef>
 #include <cstdio>

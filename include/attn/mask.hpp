@@ -342,8 +342,12 @@ auto as_mask(M&& mask) -> decltype(auto) {
   static_assert(detail::MaskLike<T>,
                 "attn: a mask should be one of attn's masks, a matrix of bool (true = may attend) "
                 "or of floating-point numbers (added to the scores), a function (query position, "
-                "key) -> bool or (attn::position) -> bool, or a type with visible and cover.");
-  if constexpr (Mask<T>) {
+                "key) -> bool or (attn::position) -> bool, or a type with visible and cover. A "
+                "score change comes after "
+                "the mask: put attn::none() before it where there is no mask.");
+  if constexpr (!detail::MaskLike<T>) {
+    return none{};  // so that nothing else is said
+  } else if constexpr (Mask<T>) {
     return static_cast<M>(std::forward<M>(mask));
   } else if constexpr (detail::EigenDense<T>) {
     using scalar = typename T::Scalar;
