@@ -22,6 +22,7 @@ inline void* never_null(void* memory) {
 
 }  // namespace attn_test
 
+// NOLINTBEGIN(misc-definitions-in-headers): what replaces them may not be inline
 ATTN_NOINLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   return attn_test::counted(std::malloc(size == 0 ? 1 : size));
 }
@@ -39,6 +40,8 @@ ATTN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept { st
 ATTN_NOINLINE void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
   std::free(memory);
 }
+
+// NOLINTEND(misc-definitions-in-headers)
 
 // With EIGEN_RUNTIME_NO_MALLOC, Eigen asserts before each allocation that it is allowed.
 #define EIGEN_RUNTIME_NO_MALLOC
