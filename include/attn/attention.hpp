@@ -13,7 +13,10 @@
 
 namespace attn {
 
+// Files of one program may be built for different instruction sets: each calls what was built with
+// its own flags.
 namespace detail {
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Which head of which sequence a call is for: what masks and score changes see in `position`.
 struct head_place {
@@ -140,10 +143,6 @@ constexpr std::size_t bounded_bytes() {
   return kernel::most_needed<typename Q::Scalar>(depth, value_depth, keys);
 }
 
-// Files of one program may be built for different instruction sets: what is told of one build's
-// choice stays within that build.
-inline namespace ATTN_BUILD_NAMESPACE {
-
 /// Runs the fused kernel on every block of queries. What fits into StackBytes needs no workspace.
 template <std::size_t StackBytes, class S>
 void run_kernel(simd set, const kernel::problem<S>& p, const kernel::score_rules<S>& rules,
@@ -197,8 +196,6 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   constexpr std::size_t stack_bytes = bounded > small && bounded <= most ? bounded : small;
   run_kernel<stack_bytes>(set, p, kernel::make_rules<S>(set, mask, change), options);
 }
-
-}  // namespace ATTN_BUILD_NAMESPACE
 
 /// Whether calls on this scalar type have a fused kernel.
 template <class Scalar>
@@ -304,7 +301,10 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
   attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
 
+}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
+
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// How a call is carried out.
 struct plan {
@@ -415,4 +415,5 @@ void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase
   detail::attention_into(out, query, key, value, none{}, identity{}, options);
 }
 
+}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

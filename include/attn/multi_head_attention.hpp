@@ -14,6 +14,7 @@
 #include <vector>
 
 namespace attn {
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The shape of a layer. `width` must be given: `{.heads = 8, .width = 512}`.
 struct multi_head_attention_options {
@@ -312,4 +313,5 @@ void multi_head_attention<Scalar>::load_pytorch(const tensors<Scalar>& from) {
   if (biased) output_.bias = from.at("out_proj.bias").reshaped();
 }
 
+}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

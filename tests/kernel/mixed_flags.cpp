@@ -38,6 +38,12 @@ TEST_CASE("files built with different flags link into one program and agree") {
     k[i] = static_cast<float>(i % 23) / 11 - 1;
     v[i] = static_cast<float>(i % 31) / 15 - 1;
   }
+  const char* const lowered = std::getenv("ATTN_INSTRUCTION_SET");
+  const std::string wanted = lowered == nullptr ? "" : lowered;
+  if (wanted == "avx2" && !builds()[1].runs_here) {
+    WARN("this machine doesn't run avx2");
+    return;
+  }
   mixed_flags::plain(q.data(), k.data(), v.data(), rows, width, first.data());
   int run = 0;
   for (const build& b : builds()) {
@@ -47,9 +53,7 @@ TEST_CASE("files built with different flags link into one program and agree") {
       continue;
     }
     std::vector<float> out(q.size());
-    const char* const lowered = std::getenv("ATTN_INSTRUCTION_SET");
     // Where flags name a set there is code for nothing lower.
-    const std::string wanted = lowered == nullptr ? "" : lowered;
     if ((wanted == "portable" && b.name != "plain") || (wanted == "avx2" && b.name == "avx512")) {
       CHECK_THROWS_AS(b.attend(q.data(), k.data(), v.data(), rows, width, out.data()),
                       std::invalid_argument);
