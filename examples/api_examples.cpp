@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+// NOLINTNEXTLINE(readability-function-size): a list is what it is
 int main() {
   const Eigen::MatrixXf q = Eigen::MatrixXf::Random(6, 4), k = Eigen::MatrixXf::Random(6, 4),
                         v = Eigen::MatrixXf::Random(6, 3);

@@ -41,7 +41,8 @@ int main() {
     key.row(patch).setZero();
     for (int pixel = 0; pixel < 4; ++pixel) {
       const std::string_view line = image[y + pixel / 2];
-      key.row(patch) += colour(line[static_cast<std::size_t>(x + pixel % 2)]) / 4;
+      const auto column = static_cast<std::size_t>(x) + static_cast<std::size_t>(pixel) % 2;
+      key.row(patch) += colour(line[column]) / 4;
     }
     value.row(patch) << float(x + 1), float(y + 1);  // where the patch has its middle
   }
@@ -56,7 +57,7 @@ int main() {
       attn::scaled_dot_product_attention(query, key, value, {.weights = weights});
   for (const std::string_view line : image) std::printf("  %s\n", std::string(line).c_str());
   for (int word = 0; word < 4; ++word) {
-    std::printf("\n\"%s\" looks at x = %.1f, y = %.1f\n", words[word].data(),
+    std::printf("\n\"%s\" looks at x = %.1f, y = %.1f\n", std::string(words[word]).c_str(),
                 double(place(word, 0)), double(place(word, 1)));
     const float most = weights.row(word).maxCoeff();
     for (int patch = 0; patch < rows * columns; ++patch) {
