@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <sstream>
 #include <vector>
@@ -54,10 +55,7 @@ std::vector<std::string> words(const std::string& text) {
 void compile(benchmark::State& state, const std::string& what, const std::string& flags) {
   std::vector<std::string> command = words(ATTN_BENCH_COMPILER);
   for (const std::string& flag : words(flags)) command.push_back(flag);
-  for (const std::string& define : {"-D" + what, std::string("-o/dev/null"), std::string("-c")}) {
-    command.push_back(define);
-  }
-  command.emplace_back(ATTN_BENCH_COMPILED_FILE);
+  command.insert(command.end(), {"-D" + what, "-c", ATTN_BENCH_COMPILED_FILE, "-o", "/dev/null"});
   double peak = 0;
   for (auto _ : state) {
     const cost c = cost_of(command);

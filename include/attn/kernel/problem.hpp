@@ -74,17 +74,20 @@ struct score_rules {
   void (*write_mask)(const score_rules& rules, const score_tile<T>& t) = nullptr;
 };
 
-/// How the rows of a call are dealt out to blocks: three vectors of rows to each, and where a
+/// Vectors of rows that a block has at most: their accumulators fill the registers.
+inline constexpr int vectors_a_block = 3;
+
+/// How the rows of a call are dealt out to blocks: as many vectors of rows to each, and where a
 /// single vector would be left for the last, which keeps a core half busy, it gets one from the
 /// block before.
 struct row_blocks {
   index rows = 0;
   index lanes = 1;  // rows in a vector
 
-  [[nodiscard]] index count() const { return (vectors() + 2) / 3; }
+  [[nodiscard]] index count() const { return (vectors() + vectors_a_block - 1) / vectors_a_block; }
   [[nodiscard]] index start(index block) const {
-    const bool shared = vectors() % 3 == 1 && block > 0 && block == count() - 1;
-    return std::min((3 * block - (shared ? 1 : 0)) * lanes, rows);
+    const bool shared = vectors() % vectors_a_block == 1 && block > 0 && block == count() - 1;
+    return std::min((vectors_a_block * block - (shared ? 1 : 0)) * lanes, rows);
   }
   [[nodiscard]] index size(index block) const { return start(block + 1) - start(block); }
 

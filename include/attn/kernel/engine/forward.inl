@@ -343,7 +343,7 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
 
 /// Queries that are worked on at once.
 template <class T>
-inline constexpr index block_rows = width<T, 3>;
+inline constexpr index block_rows = width<T, vectors_a_block>;
 
 /// Numbers that `forward` needs to work in, whatever the number of queries.
 template <class T>

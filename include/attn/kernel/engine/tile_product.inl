@@ -24,7 +24,7 @@ ATTN_INLINE void prefetch(const T* a, index offset) {
   ATTN_PREFETCH(reinterpret_cast<std::uintptr_t>(a) + bytes);
 }
 
-/// C += A B. Each step asks for a line of what A will be a tile later, `ahead` numbers further on;
+/// C += A B. Each step asks for a line of what will be read of A later, `ahead` numbers further on;
 /// the rows take turns. Processors do not guess it from the order in which A is read.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
