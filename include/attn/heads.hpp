@@ -1,0 +1,318 @@
+// Batch x heads x length x width numbers in memory that is already there: views with strides, made
+// of pointers, matrices and tensors, and an array that owns its memory. Nothing is copied.
+#pragma once
+
+#include <Eigen/Core>
+#include <attn/held_matrix.hpp>
+#include <type_traits>
+
+namespace attn {
+
+/// The extents of a view: `length` tokens of `width` features for each of `heads` heads of each of
+/// `batch` sequences.
+struct heads_shape {
+  index batch = 1;
+  index heads = 1;
+  index length = 0;
+  index width = 0;
+
+  [[nodiscard]] constexpr index size() const { return batch * heads * length * width; }
+  friend constexpr bool operator==(const heads_shape&, const heads_shape&) = default;
+};
+
+/// How far apart elements are, in elements: those of two sequences, two heads, two tokens, two
+/// features. A stride of 0 repeats: one sequence's keys for all of a batch, say.
+struct heads_strides {
+  index batch = 0;
+  index head = 0;
+  index row = 0;
+  index col = 1;
+};
+
+namespace detail {
+
+/// "2 x 8 x 100 x 64"
+inline std::string to_text(const heads_shape& shape) {
+  return std::to_string(shape.batch) + " x " + std::to_string(shape.heads) + " x " +
+         std::to_string(shape.length) + " x " + std::to_string(shape.width);
+}
+
+inline void check_extents(std::string_view name, const heads_shape& shape) {
+  require(shape.batch >= 0 && shape.heads >= 0 && shape.length >= 0 && shape.width >= 0, name,
+          " has the shape ", to_text(shape), ", no extent should be negative");
+}
+
+/// Batch, heads, length and width one after the other in memory.
+constexpr heads_strides bhld_strides(const heads_shape& n) {
+  return {n.heads * n.length * n.width, n.length * n.width, n.width, 1};
+}
+/// Batch, length, heads, width.
+constexpr heads_strides blhd_strides(const heads_shape& n) {
+  return {n.length * n.heads * n.width, n.width, n.heads * n.width, 1};
+}
+
+}  // namespace detail
+
+/// Numbers of type T that somebody else keeps: element (b, h, i, c) lies at
+/// data[b · batch + h · head + i · row + c · col] with the strides' names.
+template <class T>
+class heads_view {
+ public:
+  using value_type = std::remove_const_t<T>;
+
+  heads_view() = default;
+
+  /// Throws std::invalid_argument for a negative extent, or where there are elements but no memory.
+  heads_view(T* data, const heads_shape& shape, const heads_strides& strides)
+      : data_(data), shape_(shape), strides_(strides) {
+    detail::check_extents("heads_view", shape);
+    detail::require(data != nullptr || shape.size() == 0, "heads_view has no memory for ",
+                    detail::to_text(shape), " elements: data is null");
+  }
+
+  /// A view that may be written to is one that may be read.
+  operator heads_view<const T>() const  // NOLINT(google-explicit-constructor): as T* to const T*
+    requires(!std::is_const_v<T>)
+  {
+    return {data_, shape_, strides_};
+  }
+
+  [[nodiscard]] T* data() const { return data_; }
+  [[nodiscard]] const heads_shape& shape() const { return shape_; }
+  [[nodiscard]] const heads_strides& strides() const { return strides_; }
+  [[nodiscard]] index batch() const { return shape_.batch; }
+  [[nodiscard]] index heads() const { return shape_.heads; }
+  [[nodiscard]] index length() const { return shape_.length; }
+  [[nodiscard]] index width() const { return shape_.width; }
+
+  [[nodiscard]] T& operator()(index b, index h, index i, index c) const {
+    return data_[offset(b, h) + i * strides_.row + c * strides_.col];
+  }
+
+  /// One head of one sequence as an Eigen matrix, length x width, that refers to this memory.
+  [[nodiscard]] auto head(index b, index h) const {
+    using matrix = Eigen::Matrix<value_type, Eigen::Dynamic, Eigen::Dynamic>;
+    using seen = std::conditional_t<std::is_const_v<T>, const matrix, matrix>;
+    T* const first = shape_.size() == 0 ? nullptr : data_ + offset(b, h);
+    return Eigen::Map<seen, Eigen::Unaligned, detail::any_stride>(
+        first, shape_.length, shape_.width, detail::any_stride(strides_.col, strides_.row));
+  }
+
+  /// Tokens [first, first + length) of every head.
+  [[nodiscard]] heads_view tokens(index first, index length) const {
+    detail::require(first >= 0 && length >= 0 && first <= shape_.length - length, "tokens [", first,
+                    ", ", first + length, ") are not within the ", shape_.length, " of this view");
+    heads_view part = *this;
+    part.shape_.length = length;
+    if (part.shape_.size() != 0) part.data_ += first * strides_.row;
+    return part;
+  }
+
+  /// Sequences [first, first + batch).
+  [[nodiscard]] heads_view sequences(index first, index batch) const {
+    detail::require(first >= 0 && batch >= 0 && first <= shape_.batch - batch, "sequences [", first,
+                    ", ", first + batch, ") are not within the ", shape_.batch, " of this view");
+    heads_view part = *this;
+    part.shape_.batch = batch;
+    if (part.shape_.size() != 0) part.data_ += first * strides_.batch;
+    return part;
+  }
+
+ private:
+  [[nodiscard]] index offset(index b, index h) const {
+    return b * strides_.batch + h * strides_.head;
+  }
+
+  T* data_ = nullptr;
+  heads_shape shape_{0, 0, 0, 0};
+  heads_strides strides_;
+};
+
+/// Memory in the order batch, heads, length, width: `[B, H, L, d]`.
+template <class T>
+heads_view<T> bhld(T* data, const heads_shape& shape) {
+  return {data, shape, detail::bhld_strides(shape)};
+}
+
+/// Memory in the order batch, length, heads, width: `[B, L, H, d]`, as a projection leaves it.
+template <class T>
+heads_view<T> blhd(T* data, const heads_shape& shape) {
+  return {data, shape, detail::blhd_strides(shape)};
+}
+
+namespace detail {
+
+/// An Eigen::Tensor or TensorMap of four dimensions, which this library does not include.
+template <class M>
+concept Tensor4 = requires(std::remove_reference_t<M>& tensor) {
+  tensor.data();
+  tensor.dimension(0);
+  requires std::remove_cvref_t<M>::NumDimensions == 4;
+  std::remove_cvref_t<M>::Layout;
+};
+
+template <std::size_t HeadsAt, std::size_t LengthAt, class M>
+auto view_of_tensor(M& tensor) {
+  constexpr bool row_major = int{M::Layout} == int{Eigen::RowMajor};
+  index strides[4];
+  index step = 1;
+  for (std::size_t n = 0; n < 4; ++n) {
+    const std::size_t at = row_major ? 3 - n : n;
+    strides[at] = step;
+    step *= tensor.dimension(at);
+  }
+  using element = std::remove_pointer_t<decltype(tensor.data())>;
+  return heads_view<element>(tensor.data(),
+                             {tensor.dimension(0), tensor.dimension(HeadsAt),
+                              tensor.dimension(LengthAt), tensor.dimension(3)},
+                             {strides[0], strides[HeadsAt], strides[LengthAt], strides[3]});
+}
+
+}  // namespace detail
+
+/// An Eigen::Tensor or TensorMap with dimensions batch, heads, length, width, in either layout.
+template <detail::Tensor4 M>
+auto bhld(M&& tensor) {
+  static_assert(std::is_lvalue_reference_v<M>, "attn: a view of a temporary would dangle.");
+  return detail::view_of_tensor<1, 2>(tensor);
+}
+
+/// An Eigen::Tensor or TensorMap with dimensions batch, length, heads, width, in either layout.
+template <detail::Tensor4 M>
+auto blhd(M&& tensor) {
+  static_assert(std::is_lvalue_reference_v<M>, "attn: a view of a temporary would dangle.");
+  return detail::view_of_tensor<2, 1>(tensor);
+}
+
+/// A matrix with a row a token as `heads` heads side by side: head h is columns [h d, (h + 1) d).
+/// With `batch` sequences of equal length one below the other. A plain lvalue, or a Map, Block or
+/// Ref. Throws std::invalid_argument where heads or batch do not divide.
+template <class M>
+  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+auto split_heads(M&& matrix, index heads, index batch = 1) {
+  static_assert(std::is_lvalue_reference_v<M> || detail::MatrixView<M>,
+                "attn: split_heads of a temporary would dangle: give the matrix a name.");
+  detail::require(heads >= 1 && matrix.cols() % heads == 0, "heads is ", heads,
+                  ", it should be at least 1 and divide the ", matrix.cols(), " columns");
+  detail::require(batch >= 1 && matrix.rows() % batch == 0, "batch is ", batch,
+                  ", it should be at least 1 and divide the ", matrix.rows(), " rows");
+  using element = std::remove_pointer_t<decltype(matrix.data())>;
+  const heads_shape shape{batch, heads, matrix.rows() / batch, matrix.cols() / heads};
+  return heads_view<element>(matrix.data(), shape,
+                             {shape.length * matrix.rowStride(), shape.width * matrix.colStride(),
+                              matrix.rowStride(), matrix.colStride()});
+}
+
+/// One matrix as one head of one sequence.
+template <class M>
+  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+auto one_head(M&& matrix) {
+  return split_heads(std::forward<M>(matrix), 1);
+}
+
+/// Query, key and value as parts of one memory.
+template <class T>
+struct qkv_views {
+  heads_view<T> query;
+  heads_view<T> key;
+  heads_view<T> value;
+};
+
+/// A matrix with a row a token that holds, side by side, `heads` heads of query, then `key_heads`
+/// of key and as many of value, all as wide: what one joint projection gives.
+template <class M>
+  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+auto split_qkv(M&& matrix, index heads, index key_heads, index batch = 1) {
+  detail::require(heads >= 1 && key_heads >= 1, "split_qkv has ", heads, " query and ", key_heads,
+                  " key heads, both should be at least 1");
+  const auto all = split_heads(std::forward<M>(matrix), heads + 2 * key_heads, batch);
+  using element = std::remove_pointer_t<decltype(all.data())>;
+  const auto part = [&](index first, index count) {
+    heads_shape shape = all.shape();
+    shape.heads = count;
+    element* const data = shape.size() == 0 ? nullptr : all.data() + first * all.strides().head;
+    return heads_view<element>(data, shape, all.strides());
+  };
+  return qkv_views<element>{part(0, heads), part(heads, key_heads),
+                            part(heads + key_heads, key_heads)};
+}
+template <class M>
+  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+auto split_qkv(M&& matrix, index heads) {
+  return split_qkv(std::forward<M>(matrix), heads, heads);
+}
+
+/// The order of an array's memory.
+enum class heads_order { bhld, blhd };
+
+/// Heads that own their memory, and stand where a view is asked for.
+template <class T>
+class heads_array {
+ public:
+  heads_array() = default;
+  /// The elements are not set.
+  explicit heads_array(const heads_shape& shape, heads_order order = heads_order::bhld) {
+    resize(shape, order);
+  }
+
+  void resize(const heads_shape& shape, heads_order order = heads_order::bhld) {
+    detail::check_extents("heads_array", shape);
+    elements_.resize(shape.size());
+    shape_ = shape;
+    order_ = order;
+  }
+
+  [[nodiscard]] const heads_shape& shape() const { return shape_; }
+  [[nodiscard]] heads_order order() const { return order_; }
+  [[nodiscard]] T* data() { return elements_.data(); }
+  [[nodiscard]] const T* data() const { return elements_.data(); }
+
+  [[nodiscard]] heads_view<T> view() { return {elements_.data(), shape_, strides()}; }
+  [[nodiscard]] heads_view<const T> view() const { return {elements_.data(), shape_, strides()}; }
+
+  [[nodiscard]] T& operator()(index b, index h, index i, index c) { return view()(b, h, i, c); }
+  [[nodiscard]] const T& operator()(index b, index h, index i, index c) const {
+    return view()(b, h, i, c);
+  }
+  [[nodiscard]] auto head(index b, index h) { return view().head(b, h); }
+  [[nodiscard]] auto head(index b, index h) const { return view().head(b, h); }
+
+ private:
+  [[nodiscard]] heads_strides strides() const {
+    return order_ == heads_order::bhld ? detail::bhld_strides(shape_)
+                                       : detail::blhd_strides(shape_);
+  }
+
+  heads_shape shape_{0, 0, 0, 0};
+  heads_order order_ = heads_order::bhld;
+  Eigen::Array<T, Eigen::Dynamic, 1> elements_;
+};
+
+namespace detail {
+
+template <class T>
+heads_view<const T> as_heads(const heads_view<T>& view) {
+  return view;
+}
+template <class T>
+heads_view<const T> as_heads(const heads_view<const T>& view) {
+  return view;
+}
+template <class T>
+heads_view<const T> as_heads(const heads_array<T>& array) {
+  return array.view();
+}
+
+/// What may stand for the query, key or value of many heads.
+template <class V>
+concept HeadsLike = requires(const V& v) { as_heads(v); };
+
+/// The order in which a view's memory is best walked, for a result like it.
+template <class T>
+heads_order order_of(const heads_view<T>& view) {
+  return view.heads() > 1 && view.strides().head < view.strides().row ? heads_order::blhd
+                                                                      : heads_order::bhld;
+}
+
+}  // namespace detail
+}  // namespace attn

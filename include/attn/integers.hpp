@@ -1,0 +1,49 @@
+// A list of integers of the caller's, referred to: lengths of sequences, where they start, pages.
+#pragma once
+
+#include <attn/config.hpp>
+#include <cstdint>
+#include <iterator>
+#include <type_traits>
+
+namespace attn {
+
+/// A reference to 32- or 64-bit signed integers one after the other in memory: a std::vector,
+/// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index.
+/// What is referred to must outlive its use.
+class integers {
+ public:
+  /// Nothing is given.
+  integers() = default;
+
+  template <class List>
+    requires(!std::is_same_v<std::remove_cvref_t<List>, integers> &&
+             requires(const List& list) {
+               std::data(list);
+               std::size(list);
+             })
+  integers(const List& list)  // NOLINT(google-explicit-constructor): `{.key_lengths = n}` converts
+      : data_(std::data(list)), size_(static_cast<index>(std::size(list))) {
+    using element = std::remove_cvref_t<decltype(*std::data(list))>;
+    static_assert(std::is_integral_v<element> && std::is_signed_v<element> &&
+                      (sizeof(element) == 4 || sizeof(element) == 8),
+                  "attn: lengths should be a list of std::int32_t or std::int64_t.");
+    given_ = true;
+    wide_ = sizeof(element) == 8;
+  }
+
+  [[nodiscard]] explicit operator bool() const { return given_; }
+  [[nodiscard]] index size() const { return size_; }
+  [[nodiscard]] index operator[](index i) const {
+    return wide_ ? static_cast<index>(static_cast<const std::int64_t*>(data_)[i])
+                 : static_cast<index>(static_cast<const std::int32_t*>(data_)[i]);
+  }
+
+ private:
+  const void* data_ = nullptr;
+  index size_ = 0;
+  bool given_ = false;
+  bool wide_ = false;
+};
+
+}  // namespace attn
