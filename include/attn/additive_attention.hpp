@@ -75,11 +75,11 @@ class additive_attention {
     const auto s =
         apply_mask(attn::scale(score(query, key, options.executor), options.scale.value_or(1)),
                    checked_mask, options.alignment);
-    const auto p = softmax(s, options.sink);
+    const auto p = softmax(s, options.sink.of(0));
     auto out = weighted_sum(p, value, checked_mask, options.alignment);
     if (options.weights) options.weights.template open<S>(p.rows(), p.cols()) = p;
     if (options.log_sum_exp) {
-      options.log_sum_exp.template open<S>(s.rows(), 1) = log_sum_exp(s, options.sink);
+      options.log_sum_exp.template open<S>(s.rows(), 1) = log_sum_exp(s, options.sink.of(0));
     }
     return detail::rounded<Scalar>(std::move(out));
   }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <attn/kernel/dispatch.hpp>
+#include <attn/kernel_call.hpp>
 #include <attn/mask.hpp>
 #include <attn/memory_overlap.hpp>
 #include <attn/options.hpp>
@@ -25,6 +25,14 @@ struct head_place {
   std::int32_t heads = 1;
 };
 
+/// One sink for all heads, or one a head.
+template <class S>
+void check_sinks(const sinks& sink, index heads) {
+  require(sink.size() < 0 || sink.size() == heads, "sink has ", sink.size(),
+          " logits, it should have one a head, of which there are ", heads, ", or be one number");
+  for (index h = 0; h < (sink.size() < 0 ? 1 : heads); ++h) checked_sink<S>(sink.of(h));
+}
+
 /// Everything that can be wrong with a call, before anything is computed.
 template <class S, class Q, class K, class V, class M, class F>
 call_shape checked_shape(const Q& query, const K& key, const V& value, const M& mask,
@@ -36,8 +44,10 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
                       positional_mask<M> || positional_score_mod<F, S>, head.heads);
   check(mask, shape);
   check(score_mod, shape);
-  checked_sink<S>(options.sink);
+  check_sinks<S>(options.sink, head.heads);
   if (options.scale) checked_scale<S>(*options.scale);
+  require(!options.key_lengths && !options.query_lengths,
+          "options.key_lengths and query_lengths are for calls on heads of sequences");
   if (options.log_sum_exp) {
     options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
   }
@@ -82,6 +92,7 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
                       const head_place& head) {
   using scalar = typename O::Scalar;
   const auto factor = scale_factor<S>(options, query.cols());
+  const double sink = options.sink.of(head.head);
   auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
   auto weights = options.weights.template open<S>(query.rows(), key.rows());
 
@@ -90,10 +101,10 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
     auto s = scale(score(rows, key), factor);
     change_each(s, score_mod, place);
     hide(s, mask, place);  // after the change: a soft cap would lift -inf
-    if (options.log_sum_exp) lse.middleRows(first, s.rows()) = log_sum_exp(s, options.sink);
-    const auto p = softmax(std::move(s), options.sink);
+    if (options.log_sum_exp) lse.middleRows(first, s.rows()) = log_sum_exp(s, sink);
+    const auto p = softmax(std::move(s), sink);
     if (options.weights) weights.middleRows(first, p.rows()) = p;
-    const bool sinks = options.sink > -std::numeric_limits<double>::infinity();
+    const bool sinks = sink > -std::numeric_limits<double>::infinity();
     return weighted_sum(p, value, mask, place, sinks ? zeros::weights : zeros::empty);
   };
   if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) {
@@ -111,6 +122,16 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
 template <class T, class M>
 kernel::strided<T> strided_view(M& matrix) {
   return {matrix.data(), matrix.rowStride(), matrix.colStride()};
+}
+
+/// The stride between the columns of `m`, or of what it is evaluated to.
+template <class M>
+index col_stride_of(const M& m) {
+  if constexpr (PlainMatrix<M> || MatrixView<M>) {
+    return m.colStride();
+  } else {
+    return M::IsRowMajor ? 1 : m.rows();
+  }
 }
 
 /// A score change as the kernel calls it.
@@ -143,31 +164,6 @@ constexpr std::size_t bounded_bytes() {
   return kernel::most_needed<typename Q::Scalar>(depth, value_depth, keys);
 }
 
-/// Runs the fused kernel on every block of queries. What fits into StackBytes needs no workspace.
-template <std::size_t StackBytes, class S>
-void run_kernel(simd set, const kernel::problem<S>& p, const kernel::score_rules<S>& rules,
-                const options& options) {
-  const kernel::block_needs needs = kernel::needs(set, p);
-  const std::size_t bytes = static_cast<std::size_t>(needs.memory) * sizeof(S);
-  const auto attend = [&](index block, void* memory) {
-    kernel::forward(set, p, rules, needs.blocks.start(block), needs.blocks.size(block),
-                    static_cast<S*>(memory));
-  };
-  const auto attend_on_stack = [&](index block) {
-    alignas(kernel::workspace_alignment) std::byte memory[StackBytes];
-    attend(block, memory);
-  };
-  const index blocks = needs.blocks.count();
-  if (bytes <= StackBytes && blocks == 1) return attend_on_stack(0);
-  if (bytes <= StackBytes) return options.executor(blocks, task(attend_on_stack));
-  workspace own;
-  workspace& memory = options.workspace != nullptr ? *options.workspace : own;
-  options.executor(blocks, task([&](index block) {
-                     const workspace::lease lease(memory, bytes);
-                     attend(block, lease.data());
-                   }));
-}
-
 template <class O, class Q, class K, class V, class M, class F>
 void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, const M& mask,
                       const F& score_mod, const options& options, const call_shape& shape,
@@ -175,26 +171,29 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   using S = typename O::Scalar;
   auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
   auto weights = options.weights.template open<S>(query.rows(), key.rows());
-  kernel::problem<S> p;
+  if (shape.queries == 0) return;
+  sequence_call<S> s;
+  kernel::problem<S>& p = s.first;
   p.query = strided_view<const S>(query);
-  p.key = strided_view<const S>(key);
-  p.value = strided_view<const S>(value);
+  p.memory.key = strided_view<const S>(key);
+  p.memory.value = strided_view<const S>(value);
   p.out = strided_view<S>(out);
   if (options.log_sum_exp) p.log_sum_exp = strided_view<S>(lse);
   if (options.weights) p.weights = strided_view<S>(weights);
   p.depth = query.cols();
   p.value_depth = value.cols();
   p.scale = static_cast<S>(scale_factor<S>(options, query.cols()));
-  p.sink = checked_sink<S>(options.sink);
   p.shape = shape;
   p.batch = head.batch;
   p.head = head.head;
-  if (shape.queries == 0) return;
+  s.sinks = &options.sink;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
   constexpr std::size_t small = 32768, most = 131072, bounded = bounded_bytes<Q, K, V>();
   constexpr std::size_t stack_bytes = bounded > small && bounded <= most ? bounded : small;
-  run_kernel<stack_bytes>(set, p, kernel::make_rules<S>(set, mask, change), options);
+  run_kernel<stack_bytes>(
+      set, 1, [&](index) -> const sequence_call<S>& { return s; },
+      kernel::make_rules<S>(set, mask, change), options);
 }
 
 /// Whether calls on this scalar type have a fused kernel.
@@ -319,16 +318,18 @@ struct plan {
 /// through the kernel, other scalars through the stages.
 template <class Q, class K, class V>
 plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
-             const Eigen::DenseBase<V>& value) {
+             const Eigen::DenseBase<V>& value, const options& options = {}) {
   if constexpr (detail::has_kernel<typename Q::Scalar>) {
-    kernel::problem<typename Q::Scalar> p;
-    p.depth = query.cols();
-    p.value_depth = value.cols();
-    p.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
+    using S = typename Q::Scalar;
+    detail::sequence_call<S> s;
+    s.first.depth = query.cols();
+    s.first.value_depth = value.cols();
+    s.first.memory.key.col_stride = detail::col_stride_of(key.derived());
+    s.first.memory.value.col_stride = detail::col_stride_of(value.derived());
+    s.first.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
     const simd set = instruction_set();
-    const kernel::block_needs needs = kernel::needs(set, p);
-    return {true, set, needs.blocks.count(),
-            static_cast<std::size_t>(needs.memory) * sizeof(typename Q::Scalar)};
+    const detail::sequence_tasks tasks = detail::tasks_of<S>(s, kernel::engine_on<S>(set), options);
+    return {true, set, tasks.count, static_cast<std::size_t>(tasks.memory) * sizeof(S)};
   } else {
     return {false, simd::portable, detail::stage_tasks<Q>(query.rows()), 0};
   }

@@ -43,6 +43,9 @@ class executor {
              std::is_invocable_v<const std::remove_cvref_t<F>&, index, task>)
   executor(F&& run) : run_(std::forward<F>(run)) {}  // NOLINT(*-explicit-*): options convert to it
 
+  /// Whether tasks run one after the other on the calling thread, by default.
+  [[nodiscard]] bool is_serial() const { return !run_; }
+
   void operator()(index n, task each) const {
     if (run_) {
       run_(n, each);

@@ -4,6 +4,8 @@
 
 #include <Eigen/Core>
 #include <attn/held_matrix.hpp>
+#include <string>
+#include <string_view>
 #include <type_traits>
 
 namespace attn {
@@ -18,6 +20,12 @@ struct heads_shape {
 
   [[nodiscard]] constexpr index size() const { return batch * heads * length * width; }
   friend constexpr bool operator==(const heads_shape&, const heads_shape&) = default;
+
+  /// "2 x 8 x 100 x 64"
+  friend std::string to_text(const heads_shape& shape) {
+    return std::to_string(shape.batch) + " x " + std::to_string(shape.heads) + " x " +
+           std::to_string(shape.length) + " x " + std::to_string(shape.width);
+  }
 };
 
 /// How far apart elements are, in elements: those of two sequences, two heads, two tokens, two
@@ -31,15 +39,9 @@ struct heads_strides {
 
 namespace detail {
 
-/// "2 x 8 x 100 x 64"
-inline std::string to_text(const heads_shape& shape) {
-  return std::to_string(shape.batch) + " x " + std::to_string(shape.heads) + " x " +
-         std::to_string(shape.length) + " x " + std::to_string(shape.width);
-}
-
 inline void check_extents(std::string_view name, const heads_shape& shape) {
   require(shape.batch >= 0 && shape.heads >= 0 && shape.length >= 0 && shape.width >= 0, name,
-          " has the shape ", to_text(shape), ", no extent should be negative");
+          " has the shape ", shape, ", no extent should be negative");
 }
 
 /// Batch, heads, length and width one after the other in memory.
@@ -66,8 +68,8 @@ class heads_view {
   heads_view(T* data, const heads_shape& shape, const heads_strides& strides)
       : data_(data), shape_(shape), strides_(strides) {
     detail::check_extents("heads_view", shape);
-    detail::require(data != nullptr || shape.size() == 0, "heads_view has no memory for ",
-                    detail::to_text(shape), " elements: data is null");
+    detail::require(data != nullptr || shape.size() == 0, "heads_view has no memory for ", shape,
+                    " elements: data is null");
   }
 
   /// A view that may be written to is one that may be read.

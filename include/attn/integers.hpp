@@ -8,20 +8,32 @@
 
 namespace attn {
 
+namespace detail {
+
+/// Has its elements one after the other in memory. Of Eigen's types those are vectors only: what
+/// order a matrix lies in is not to be guessed.
+template <class List>
+concept ContiguousList =
+    requires(const List& list) {
+      std::data(list);
+      std::size(list);
+    } && (!requires { List::IsVectorAtCompileTime; } ||
+          requires {
+            requires bool(List::IsVectorAtCompileTime) && List::InnerStrideAtCompileTime == 1;
+          });
+
+}  // namespace detail
+
 /// A reference to 32- or 64-bit signed integers one after the other in memory: a std::vector,
 /// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index.
 /// What is referred to must outlive its use.
 class integers {
  public:
   /// Nothing is given.
-  integers() = default;
+  constexpr integers() = default;
 
-  template <class List>
-    requires(!std::is_same_v<std::remove_cvref_t<List>, integers> &&
-             requires(const List& list) {
-               std::data(list);
-               std::size(list);
-             })
+  template <detail::ContiguousList List>
+    requires(!std::is_same_v<List, integers>)
   integers(const List& list)  // NOLINT(google-explicit-constructor): `{.key_lengths = n}` converts
       : data_(std::data(list)), size_(static_cast<index>(std::size(list))) {
     using element = std::remove_cvref_t<decltype(*std::data(list))>;
@@ -32,9 +44,9 @@ class integers {
     wide_ = sizeof(element) == 8;
   }
 
-  [[nodiscard]] explicit operator bool() const { return given_; }
-  [[nodiscard]] index size() const { return size_; }
-  [[nodiscard]] index operator[](index i) const {
+  [[nodiscard]] constexpr explicit operator bool() const { return given_; }
+  [[nodiscard]] constexpr index size() const { return size_; }
+  [[nodiscard]] constexpr index operator[](index i) const {
     return wide_ ? static_cast<index>(static_cast<const std::int64_t*>(data_)[i])
                  : static_cast<index>(static_cast<const std::int32_t*>(data_)[i]);
   }

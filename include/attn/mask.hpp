@@ -4,7 +4,8 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <attn/held_matrix.hpp>
+#include <attn/heads.hpp>
+#include <attn/integers.hpp>
 #include <attn/position.hpp>
 #include <utility>
 #include <vector>
@@ -90,7 +91,8 @@ class sliding_window {
   std::int32_t right_;
 };
 
-/// Only the first `length` keys are seen: the others are padding.
+/// Only the first `length` keys are seen: the others are padding. One length for every sequence, or
+/// a list with one a sequence, which must outlive the mask.
 class key_padding {
  public:
   static constexpr bool positional = false;
@@ -98,18 +100,34 @@ class key_padding {
   constexpr explicit key_padding(index length) : length_(length) {
     detail::require(length >= 0, "key_padding has length ", length, ", it should be at least 0");
   }
+  explicit key_padding(integers lengths) : lengths_(lengths) {
+    for (index b = 0; b < lengths.size(); ++b) {
+      detail::require(lengths[b] >= 0, "key_padding has length ", lengths[b], " for sequence ", b,
+                      ", it should be at least 0");
+    }
+  }
 
   constexpr void check(const call_shape& shape) const {
-    detail::require(length_ <= shape.keys, "key_padding has length ", length_, ", key has ",
-                    shape.keys, " rows");
+    detail::require(!lengths_ || lengths_.size() == shape.batch, "key_padding has ",
+                    lengths_.size(), " lengths, the call has ", shape.batch, " sequences");
+    for (index b = 0; b < (lengths_ ? lengths_.size() : 1); ++b) {
+      detail::require(length_of(b) <= shape.keys, "key_padding has length ", length_of(b),
+                      ", key has ", shape.keys, " rows");
+    }
   }
-  [[nodiscard]] constexpr bool visible(position at) const { return at.key < length_; }
+  [[nodiscard]] constexpr bool visible(position at) const { return at.key < length_of(at.batch); }
   [[nodiscard]] constexpr coverage cover(tile t) const {
-    return detail::bound(t.key >= length_, t.last_key() < length_);
+    const index length = length_of(t.batch);
+    return detail::bound(t.key >= length, t.last_key() < length);
   }
 
  private:
-  index length_;
+  [[nodiscard]] constexpr index length_of(index batch) const {
+    return lengths_ ? lengths_[batch] : length_;
+  }
+
+  index length_ = 0;
+  integers lengths_;
 };
 
 /// A prefix language model: every query sees the first `length` keys, and a query at position p
@@ -211,8 +229,8 @@ class matrix_mask {
   void check(const call_shape& shape) const { check_mask_shape(matrix_.get(), shape); }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
-  /// The elements in memory: row i, key j at data()[i · row_stride() + j · key_stride()].
-  [[nodiscard]] auto data() const { return matrix_.get().data(); }
+  /// The elements in memory: row i, key j at data(b, h)[i · row_stride() + j · key_stride()].
+  [[nodiscard]] auto data(index /*batch*/, index /*head*/) const { return matrix_.get().data(); }
   [[nodiscard]] index row_stride() const { return mask_row_stride(matrix_.get()); }
   [[nodiscard]] index key_stride() const { return matrix_.get().colStride(); }
 
@@ -249,6 +267,66 @@ class additive_mask : public detail::matrix_mask<Held> {
 };
 template <class Held>
 additive_mask(Held) -> additive_mask<Held>;
+
+namespace detail {
+
+/// What masks of many heads in memory have in common: extents of 1 serve all.
+template <class T>
+class heads_mask {
+ public:
+  static constexpr bool positional = false;
+
+  explicit heads_mask(const heads_view<const T>& view) : view_(view), strides_(view.strides()) {
+    if (view.batch() == 1) strides_.batch = 0;
+    if (view.heads() == 1) strides_.head = 0;
+    if (view.length() == 1) strides_.row = 0;
+  }
+
+  void check(const call_shape& shape) const {
+    const heads_shape& n = view_.shape();
+    require((n.batch == shape.batch || n.batch == 1) && (n.heads == shape.heads || n.heads == 1) &&
+                (n.length == shape.queries || n.length == 1) && n.width == shape.keys,
+            "mask has the shape ", n, ", it should have ", shape.batch, " x ", shape.heads, " x ",
+            shape.queries, " x ", shape.keys, ", or 1 for any of the first three");
+  }
+  [[nodiscard]] coverage cover(tile) const { return coverage::some; }
+
+  [[nodiscard]] const T* data(index batch, index head) const {
+    return view_.data() + batch * strides_.batch + head * strides_.head;
+  }
+  [[nodiscard]] index row_stride() const { return strides_.row; }
+  [[nodiscard]] index key_stride() const { return strides_.col; }
+
+ protected:
+  [[nodiscard]] T element(const position& at) const {
+    return data(at.batch, at.head)[at.row * strides_.row + at.key * strides_.col];
+  }
+
+ private:
+  heads_view<const T> view_;
+  heads_strides strides_;
+};
+
+}  // namespace detail
+
+/// Booleans of many heads, batch x heads x queries x keys, true = may attend. An extent of 1 in any
+/// of the first three serves all. They must outlive the mask.
+class boolean_heads_mask : public detail::heads_mask<bool> {
+ public:
+  using heads_mask::heads_mask;
+  [[nodiscard]] bool visible(position at) const { return element(at); }
+};
+
+/// The same with numbers that are added to the scores; -inf hides.
+template <class T>
+class additive_heads_mask : public detail::heads_mask<T> {
+ public:
+  using detail::heads_mask<T>::heads_mask;
+  [[nodiscard]] T bias(position at) const { return this->element(at); }
+  [[nodiscard]] bool visible(position at) const {
+    return !(bias(at) == -std::numeric_limits<T>::infinity());
+  }
+};
 
 /// What both masks leave visible. Where one is additive, so is the result; biases add up.
 template <Mask A, Mask B>
@@ -330,7 +408,8 @@ concept PositionPredicate = std::is_invocable_r_v<bool, const F&, position>;
 
 /// Whatever may stand where a mask is asked for.
 template <class M>
-concept MaskLike = Mask<M> || EigenDense<M> || PairPredicate<M> || PositionPredicate<M>;
+concept MaskLike =
+    Mask<M> || EigenDense<M> || HeadsLike<M> || PairPredicate<M> || PositionPredicate<M>;
 
 }  // namespace detail
 
@@ -349,6 +428,20 @@ auto as_mask(M&& mask) -> decltype(auto) {
     return none{};  // so that nothing else is said
   } else if constexpr (Mask<T>) {
     return static_cast<M>(std::forward<M>(mask));
+  } else if constexpr (detail::HeadsLike<T>) {
+    static_assert(std::is_lvalue_reference_v<M> || std::is_trivially_copyable_v<T>,
+                  "attn: a mask of a temporary heads_array would dangle: give the array a name.");
+    const auto view = detail::as_heads(mask);
+    using scalar = typename decltype(view)::value_type;
+    static_assert(
+        std::is_same_v<scalar, bool> || !Eigen::NumTraits<scalar>::IsInteger,
+        "attn: heads of integers are no mask. Make them bool (true = may attend), or cast "
+        "them to floating point to add them to the scores.");
+    if constexpr (std::is_same_v<scalar, bool>) {
+      return boolean_heads_mask(view);
+    } else {
+      return additive_heads_mask<scalar>(view);
+    }
   } else if constexpr (detail::EigenDense<T>) {
     using scalar = typename T::Scalar;
     static_assert(std::is_same_v<scalar, bool> || !Eigen::NumTraits<scalar>::IsInteger,

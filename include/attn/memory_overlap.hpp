@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <attn/config.hpp>
+#include <attn/heads.hpp>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
 #include <utility>
 
 namespace attn::detail {
@@ -56,6 +58,72 @@ bool overlaps_itself(const M& m) {
   const footprint a = footprint_of(m);
   return (m.rows() > 1 && m.rowStride() == 0) || (m.cols() > 1 && m.colStride() == 0) ||
          (a.step != 0 && a.run > a.step);
+}
+
+/// The extents and strides of a view, those that can be walked as one joined, the widest first.
+struct walk {
+  index count[4] = {1, 1, 1, 1};
+  index step[4] = {0, 0, 0, 0};
+  int size = 0;
+  bool repeats = false;  // whether elements lie on one another
+};
+
+template <class T>
+walk walk_of(const heads_view<T>& view) {
+  const heads_shape& n = view.shape();
+  const heads_strides& by = view.strides();
+  std::pair<index, index> dims[] = {{std::abs(by.batch), n.batch},
+                                    {std::abs(by.head), n.heads},
+                                    {std::abs(by.row), n.length},
+                                    {std::abs(by.col), n.width}};
+  std::sort(std::begin(dims), std::end(dims), std::greater<>());
+  walk w;
+  for (const auto& [step, count] : dims) {
+    if (count == 1) continue;
+    w.repeats = w.repeats || step == 0;
+    if (step == 0) continue;
+    if (w.size > 0 && w.step[w.size - 1] == step * count) {
+      w.count[w.size - 1] *= count;
+      w.step[w.size - 1] = step;
+    } else {
+      w.count[w.size] = count;
+      w.step[w.size++] = step;
+    }
+  }
+  index span = 1;
+  for (int i = w.size - 1; i >= 0; --i) {
+    w.repeats = w.repeats || w.step[i] < span;
+    span += w.step[i] * (w.count[i] - 1);
+  }
+  return w;
+}
+
+/// Exact where the view is at most runs at equal distances; else all bytes from first to last.
+template <class T>
+footprint footprint_of(const heads_view<T>& view) {
+  if (view.shape().size() == 0) return {};
+  const heads_shape& n = view.shape();
+  const heads_strides& by = view.strides();
+  const walk w = walk_of(view);
+  index lowest = 0;
+  for (const auto& [step, count] :
+       {std::pair{by.batch, n.batch}, {by.head, n.heads}, {by.row, n.length}, {by.col, n.width}}) {
+    lowest += std::min<index>(0, step * (count - 1));
+  }
+  index span = 1;
+  for (int i = 0; i < w.size; ++i) span += w.step[i] * (w.count[i] - 1);
+  const auto bytes = [](index elements) {
+    return static_cast<std::uintptr_t>(elements) * sizeof(T);
+  };
+  const auto begin = reinterpret_cast<std::uintptr_t>(view.data() + lowest);
+  const bool runs = w.size == 2 && w.step[1] == 1;
+  return {begin, begin + bytes(span), runs ? bytes(w.step[0]) : 0,
+          runs ? bytes(w.count[1]) : bytes(span)};
+}
+
+template <class T>
+bool overlaps_itself(const heads_view<T>& view) {
+  return view.shape().size() != 0 && walk_of(view).repeats;
 }
 
 }  // namespace attn::detail

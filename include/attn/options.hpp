@@ -4,144 +4,48 @@
 
 #include <Eigen/Core>
 #include <attn/executor.hpp>
-#include <attn/held_matrix.hpp>
-#include <attn/position.hpp>
+#include <attn/integers.hpp>
+#include <attn/output.hpp>
 #include <attn/workspace.hpp>
+#include <iterator>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 namespace attn {
 
-/// A reference to a matrix or vector of the caller's that receives a result. A plain dynamic matrix
-/// is resized; a Map, Block, Ref or fixed-size matrix must have the right size; a row of numbers
-/// may lie either way. The element type must be the one the call computes in (float for float and
-/// 16-bit inputs), and for the result itself that of the query. What is referred to must outlive
-/// the call.
-class output {
+/// Attention sinks: logits without a value that take probability away from the keys, neither scaled
+/// nor masked; one for every head, or one a head. -inf is no sink.
+class sinks {
  public:
-  /// Nothing is asked for.
-  output() = default;
+  constexpr sinks() = default;
+  constexpr sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
 
-  template <detail::PlainMatrix M>
-    requires(!std::is_const_v<M>)
-  output(M& matrix)  // NOLINT(google-explicit-constructor): `{.weights = w}` converts to it
-      : element_(type_name<typename M::Scalar>()),
-        target_(&matrix),
-        rows_(sizes(M::RowsAtCompileTime, M::MaxRowsAtCompileTime)),
-        cols_(sizes(M::ColsAtCompileTime, M::MaxColsAtCompileTime)),
-        locate_([](void* target, index rows, index cols) {
-          auto& resized = *static_cast<M*>(target);
-          if (rows >= 0) resized.resize(rows, cols);
-          return place{resized.data(), resized.rowStride(), resized.colStride(), resized.rows(),
-                       resized.cols()};
-        }) {}
-
-  template <detail::MatrixView M>
-    requires((std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
-  output(M&& view)  // NOLINT(google-explicit-constructor): `{.weights = w.row(0)}` converts to it
-      : element_(type_name<typename std::remove_cvref_t<M>::Scalar>()),
-        view_{view.data(), view.rowStride(), view.colStride(), view.rows(), view.cols()},
-        rows_{view.rows(), view.rows()},
-        cols_{view.cols(), view.cols()} {}
-
-  [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
-
-  /// Whether both refer to one plain matrix.
-  [[nodiscard]] bool is_same_as(const output& other) const {
-    return target_ != nullptr && target_ == other.target_;
+  /// One a head: a std::vector, std::array, std::span, C array or Eigen vector of float or double,
+  /// one number after the other. It must outlive the call.
+  template <detail::ContiguousList List>
+    requires(!std::is_same_v<List, sinks>)
+  sinks(const List& list)  // NOLINT(google-explicit-constructor): `{.sink = logits}` converts to it
+      : list_(std::data(list)), size_(static_cast<index>(std::size(list))) {
+    using element = std::remove_cvref_t<decltype(*std::data(list))>;
+    static_assert(std::is_same_v<element, float> || std::is_same_v<element, double>,
+                  "attn: sinks should be a list of float or double, one a head.");
+    wide_ = std::is_same_v<element, double>;
   }
 
-  /// Throws unless rows x cols numbers of type S can be put here. Touches nothing.
-  template <class S>
-  void check(std::string_view name, index rows, index cols) const {
-    if (element_ != type_name<S>()) {
-      detail::require(false, name, " has elements of type ", element_, ", they should be ",
-                      type_name<S>());
-    }
-    if (!fits(rows, cols) && !lies_down(rows, cols)) {
-      detail::require(false, name, " has ", rows_.to_text(), " rows and ", cols_.to_text(),
-                      " columns, it should have ", rows, " and ", cols);
-    }
-  }
-
-  /// The rows x cols numbers to write to, after `check`; resizes a plain matrix. Empty where
-  /// nothing is asked for.
-  template <class S>
-  [[nodiscard]] auto open(index rows, index cols) const {
-    if (!*this) rows = cols = 0;
-    const bool turned = lies_down(rows, cols);
-    place at =
-        locate_ == nullptr ? view_ : locate_(target_, turned ? cols : rows, turned ? rows : cols);
-    if (turned) std::swap(at.row_stride, at.col_stride);
-    return map<S>(at, rows, cols);
-  }
-
-  /// What it refers to as it is, before it is resized.
-  template <class S>
-  [[nodiscard]] auto now() const {
-    const place at = locate_ == nullptr ? view_ : locate_(target_, -1, -1);
-    return map<S>(at, at.rows, at.cols);
+  /// How many there are; -1 where one holds for every head.
+  [[nodiscard]] constexpr index size() const { return size_; }
+  [[nodiscard]] double of(index head) const {
+    if (size_ < 0) return all_;
+    return wide_ ? static_cast<const double*>(list_)[head]
+                 : double{static_cast<const float*>(list_)[head]};
   }
 
  private:
-  /// One text for a type in every part of a program.
-  template <class S>
-  static constexpr std::string_view type_name() {
-    if constexpr (std::is_same_v<S, float>) return "float";
-    if constexpr (std::is_same_v<S, double>) return "double";
-    if constexpr (std::is_same_v<S, long double>) return "long double";
-    if constexpr (std::is_same_v<S, Eigen::half>) return "Eigen::half";
-    if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "Eigen::bfloat16";
-#if defined(__GNUC__)
-    return __PRETTY_FUNCTION__;
-#else
-    return __FUNCSIG__;
-#endif
-  }
-
-  struct place {
-    void* data = nullptr;
-    index row_stride = 0;
-    index col_stride = 0;
-    index rows = 0;
-    index cols = 0;
-  };
-
-  template <class S>
-  static auto map(const place& at, index rows, index cols) {
-    using matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
-    return Eigen::Map<matrix, Eigen::Unaligned, detail::any_stride>(
-        static_cast<S*>(at.data), rows, cols, detail::any_stride(at.col_stride, at.row_stride));
-  }
-
-  /// The sizes that one dimension can take.
-  struct range {
-    index least = 0;
-    index most = 0;
-
-    [[nodiscard]] bool holds(index n) const { return least <= n && n <= most; }
-    [[nodiscard]] std::string to_text() const {
-      return least == most ? std::to_string(most) : "at most " + std::to_string(most);
-    }
-  };
-  static constexpr range sizes(int fixed, int most) {
-    if (fixed != Eigen::Dynamic) return {fixed, fixed};
-    return {0, most != Eigen::Dynamic ? most : std::numeric_limits<index>::max()};
-  }
-
-  [[nodiscard]] bool fits(index rows, index cols) const {
-    return rows_.holds(rows) && cols_.holds(cols);
-  }
-  [[nodiscard]] bool lies_down(index rows, index cols) const {
-    return cols == 1 && !fits(rows, cols) && fits(cols, rows);
-  }
-
-  std::string_view element_;
-  void* target_ = nullptr;
-  place view_;
-  range rows_;
-  range cols_;
-  place (*locate_)(void* target, index rows, index cols) = nullptr;  // resizes unless rows is -1
+  double all_ = -std::numeric_limits<double>::infinity();
+  const void* list_ = nullptr;
+  index size_ = -1;
+  bool wide_ = false;
 };
 
 /// Options of a call; every one has a default.
@@ -152,15 +56,23 @@ struct options {
   attn::alignment alignment = {};
   /// Who runs the call's tasks; by default the calling thread.
   attn::executor executor = {};
+  /// For calls on heads: how many keys each sequence has; the others are hidden, whatever they are.
+  /// `bottom_right` then places the last query at the last of these. By default all are there.
+  integers key_lengths = {};
   /// Receives, for each query, m + ln l: the natural logarithm of the sum of exp(score) over the
   /// keys it sees (and the sink); -inf where it sees none.
   output log_sum_exp = {};
+  /// For calls on heads: how many queries each sequence has; the rows beyond get 0, with
+  /// log_sum_exp -inf. By default all are there.
+  integers query_lengths = {};
+  /// Sums every row in one order, whatever the number of queries: rows cut out of a call keep their
+  /// bits. Without it, few queries against many keys are summed in another order, which is faster.
+  bool reproducible = false;
   /// What the products of queries and keys are multiplied by; by default 1/√d for d columns (1 for
   /// d = 0). Any finite number, also 0 and negative ones.
   std::optional<double> scale = std::nullopt;
-  /// An attention sink: a logit without a value that takes probability away from the keys, neither
-  /// scaled nor masked. -inf is no sink.
-  double sink = -std::numeric_limits<double>::infinity();
+  /// Attention sinks: a logit for every head or a list with one a head; -inf is none.
+  sinks sink = {};
   /// Receives the weights, a row a query and a column a key. Rows sum to 1 (to less with a sink).
   output weights = {};
   /// Memory to work in, kept from call to call; by default each call has its own.

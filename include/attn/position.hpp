@@ -81,7 +81,7 @@ namespace detail {
 /// Positions carry 32 bits, so that code on them vectorises as wide as float does. Every position,
 /// and the distance of any query to any key, is made to fit here, once a call.
 inline call_shape make_call_shape(index queries, index keys, const alignment& given,
-                                  bool positional, index heads = 1) {
+                                  bool positional, index heads = 1, index batch = 1) {
   constexpr index most = std::numeric_limits<std::int32_t>::max();
   require(queries < most, "query has ", queries, " rows, at most ", most - 1, " are supported");
   require(keys < most, "key has ", keys, " rows, at most ", most - 1, " are supported");
@@ -93,7 +93,8 @@ inline call_shape make_call_shape(index queries, index keys, const alignment& gi
   require(offset >= keys - most && offset <= most - queries, "alignment has offset ", offset,
           ", which places queries beyond 32-bit positions: it must lie in [", keys - most, ", ",
           most - queries, "]");
-  return {.heads = static_cast<std::int32_t>(heads),
+  return {.batch = static_cast<std::int32_t>(batch),
+          .heads = static_cast<std::int32_t>(heads),
           .queries = static_cast<std::int32_t>(queries),
           .keys = static_cast<std::int32_t>(keys),
           .offset = static_cast<std::int32_t>(offset)};

@@ -85,31 +85,24 @@ namespace portable {
 }  // namespace portable
 #endif
 
-/// What a call asks for on an instruction set: its blocks, and numbers for each to work in.
-struct block_needs {
-  row_blocks blocks;
-  index memory = 0;
-};
-
+/// The engine of an instruction set.
 template <class T>
-block_needs needs(simd set, const problem<T>& p) {
+engine_functions<T> engine_on(simd set) {
   switch (set) {
 #if ATTN_X86
     case simd::avx512:
-      return {{p.shape.queries, avx512::vec<T>::lanes}, avx512::memory_size(p)};
+      return avx512::functions<T>();
 #if !ATTN_BUILT_FOR_AVX512
     case simd::avx2:
-      return {{p.shape.queries, avx2::vec<T>::lanes}, avx2::memory_size(p)};
+      return avx2::functions<T>();
 #endif
 #endif
+    default:
 #if ATTN_NEON
-    default:
-      return {{p.shape.queries, neon::vec<T>::lanes}, neon::memory_size(p)};
+      return neon::functions<T>();
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
-    default:
-      return {{p.shape.queries, portable::vec<T>::lanes}, portable::memory_size(p)};
+      return portable::functions<T>();
 #else
-    default:
       detail::refuse("this build has no code for the instruction set in use");
 #endif
   }
@@ -143,52 +136,23 @@ score_rules<T> make_rules(simd set, const M& mask, const F& change) {
   switch (set) {
 #if ATTN_X86
     case simd::avx512:
-      rules.change_scores = avx512::change_scores<T, F>;
-      rules.write_mask = avx512::write_mask<T, M>;
+      avx512::set_functions<T, M, F>(rules);
       break;
 #if !ATTN_BUILT_FOR_AVX512
     case simd::avx2:
-      rules.change_scores = avx2::change_scores<T, F>;
-      rules.write_mask = avx2::write_mask<T, M>;
+      avx2::set_functions<T, M, F>(rules);
       break;
 #endif
 #endif
     default:
 #if ATTN_NEON
-      rules.change_scores = neon::change_scores<T, F>;
-      rules.write_mask = neon::write_mask<T, M>;
+      neon::set_functions<T, M, F>(rules);
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
-      rules.change_scores = portable::change_scores<T, F>;
-      rules.write_mask = portable::write_mask<T, M>;
+      portable::set_functions<T, M, F>(rules);
 #endif
       break;
   }
   return rules;
-}
-
-/// Rows [first, first + rows) of the result, a block of needs().blocks; memory: needs().memory
-/// numbers, aligned to workspace_alignment.
-template <class T>
-void forward(simd set, const problem<T>& p, const score_rules<T>& rules, index first, index rows,
-             T* memory) {
-  switch (set) {
-#if ATTN_X86
-    case simd::avx512:
-      return avx512::forward(p, rules, first, rows, memory);
-#if !ATTN_BUILT_FOR_AVX512
-    case simd::avx2:
-      return avx2::forward(p, rules, first, rows, memory);
-#endif
-#endif
-    default:
-#if ATTN_NEON
-      return neon::forward(p, rules, first, rows, memory);
-#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
-      return portable::forward(p, rules, first, rows, memory);
-#else
-      detail::refuse("this build has no code for the instruction set in use");
-#endif
-  }
 }
 
 }  // namespace ATTN_BUILD_NAMESPACE

@@ -6,4 +6,5 @@
 #include <attn/kernel/engine/mask_tile.inl>
 #include <attn/kernel/engine/online_softmax.inl>
 #include <attn/kernel/engine/forward.inl>
+#include <attn/kernel/engine/decode.inl>
 // clang-format on

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <attn/config.hpp>
 #include <attn/position.hpp>
+#include <limits>
 
 namespace attn::kernel {
 
@@ -20,17 +21,46 @@ struct strided {
     return data == nullptr ? nullptr : data + i * row_stride + j * col_stride;
   }
   [[nodiscard]] strided from(index i, index j) const { return {at(i, j), row_stride, col_stride}; }
+  [[nodiscard]] strided moved(index elements) const {
+    return {data == nullptr ? nullptr : data + elements, row_stride, col_stride};
+  }
+};
+
+/// The keys and values of one head, in one piece of memory or in several of `piece` keys each: key
+/// j lies in piece j / piece, which is page table[j / piece], or page 0 where there is no table.
+template <class T>
+struct key_memory {
+  strided<const T> key;  // of page 0: keys x depth
+  strided<const T> value;
+  index key_page = 0;  // from page to page
+  index value_page = 0;
+  const std::int32_t* table = nullptr;
+  index piece = std::numeric_limits<index>::max();
+
+  /// How many keys from j on, at most `most`, lie one after the other.
+  [[nodiscard]] index together(index j, index most) const {
+    return std::min(most, piece - j % piece);
+  }
+  [[nodiscard]] strided<const T> key_at(index j) const {
+    return key.from(j % piece, 0).moved(page(j) * key_page);
+  }
+  [[nodiscard]] strided<const T> value_at(index j) const {
+    return value.from(j % piece, 0).moved(page(j) * value_page);
+  }
+
+ private:
+  [[nodiscard]] index page(index j) const { return table == nullptr ? 0 : table[j / piece]; }
 };
 
 /// One head of attention, as defined at `scaled_dot_product_attention`.
 template <class T>
 struct problem {
   strided<const T> query;  // queries x depth
-  strided<const T> key;    // keys x depth
-  strided<const T> value;  // keys x value_depth
+  key_memory<T> memory;    // keys x depth, keys x value_depth
   strided<T> out;          // queries x value_depth
   strided<T> log_sum_exp;  // queries x 1, or nothing
   strided<T> weights;      // queries x keys, or nothing
+  index first_key = 0;     // those before it are hidden, and not in memory
   index depth = 0;
   index value_depth = 0;
   T scale = 1;
@@ -72,10 +102,32 @@ struct score_rules {
   void (*change_scores)(const score_rules& rules, const score_tile<T>& t) = nullptr;
   /// s = bias, or 0 without one, and -inf where the mask hides: what is added to a score.
   void (*write_mask)(const score_rules& rules, const score_tile<T>& t) = nullptr;
+  /// The same for one row: scores of `keys` keys from `at` on, one after the other.
+  void (*change_row)(const score_rules& rules, T* scores, position at, std::int32_t keys) = nullptr;
+  void (*mask_row)(const score_rules& rules, T* scores, position at, std::int32_t keys) = nullptr;
 };
 
 /// Vectors of rows that a block has at most: their accumulators fill the registers.
 inline constexpr int vectors_a_block = 3;
+
+/// Keys in a chunk, where few queries meet many keys: a whole number of tiles on any instruction
+/// set.
+inline constexpr index keys_a_chunk = 1024;
+
+/// What a call for few queries works on: a group of heads that share keys, and a chunk of these.
+template <class T>
+struct query_group {
+  problem<T> p;  // of the group's first head
+  index heads = 1;
+  index query_head = 0;  // from head to head of the query
+  index begin = 0;       // the chunk's keys
+  index end = 0;
+  T* out = nullptr;      // rows x value_depth: the result over these keys alone
+  T* highest = nullptr;  // rows: the largest score
+  T* sum = nullptr;      // rows: Σ exp(s - highest)
+
+  [[nodiscard]] index rows() const { return heads * p.shape.queries; }
+};
 
 /// How the rows of a call are dealt out to blocks: as many vectors of rows to each, and where a
 /// single vector would be left for the last, which keeps a core half busy, it gets one from the
@@ -93,6 +145,21 @@ struct row_blocks {
 
  private:
   [[nodiscard]] index vectors() const { return (rows + lanes - 1) / lanes; }
+};
+
+/// The engine, as compiled for one instruction set.
+template <class T>
+struct engine_functions {
+  index lanes;
+  /// Numbers that `forward` needs to work in.
+  index (*memory_size)(const problem<T>& p);
+  /// Rows [first, first + rows) of the result, a block of `row_blocks`.
+  void (*forward)(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
+                  T* memory);
+  /// Numbers that `decode` needs to work in, for a group of so many heads.
+  index (*decode_memory_size)(const problem<T>& p, index heads);
+  /// One chunk of keys for a group.
+  void (*decode)(const query_group<T>& group, const score_rules<T>& rules, T* memory);
 };
 
 /// Memory for the engine starts at a multiple of this many bytes.

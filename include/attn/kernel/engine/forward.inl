@@ -73,21 +73,48 @@ tile trimmed(tile t, const score_rules<T>& rules) {
   return t;
 }
 
-/// The tile of keys from `key` on, and how much of it is seen. Where that is some of it, its ends
-/// are cut off where nothing is.
+/// The keys [key, key + keys) as the rows of a block see them.
 template <class T>
-coverage find_tile(const query_block<T>& block, index key, tile& t) {
-  const call_shape& shape = block.p.shape;
-  t = {block.p.batch,
-       block.p.head,
-       block.row[0],
-       block.row[0] + shape.offset,
-       static_cast<std::int32_t>(key),
-       static_cast<std::int32_t>(block.rows),
-       static_cast<std::int32_t>(std::min<index>(keys_a_tile, shape.keys - key))};
-  const coverage seen = block.rules.cover(block.rules.mask, t);
-  if (seen == coverage::some) t = trimmed(t, block.rules);
-  return seen;
+tile tile_of(const query_block<T>& block, index key, index keys) {
+  return {block.p.batch,
+          block.p.head,
+          block.row[0],
+          block.row[0] + block.p.shape.offset,
+          static_cast<std::int32_t>(key),
+          static_cast<std::int32_t>(block.rows),
+          static_cast<std::int32_t>(keys)};
+}
+
+/// Where the walk over the tiles starts.
+template <class T>
+index first_tile(const problem<T>& p) {
+  return p.first_key - p.first_key % keys_a_tile;
+}
+
+/// Moves `key` on to the next tile of which something is seen, and tells how much. Where that is
+/// some of it, its ends are cut off where nothing is. False where there is no further tile. Asks
+/// for many tiles at once first, so that what a narrow window hides costs next to nothing.
+template <class T>
+bool find_tile(const query_block<T>& block, index& key, tile& t, coverage& seen) {
+  constexpr index keys_a_look = 32 * keys_a_tile;
+  const score_rules<T>& rules = block.rules;
+  const index end = block.p.shape.keys;
+  for (; key < end; key += keys_a_tile) {
+    if (key % keys_a_look == 0 && key + keys_a_tile < end) {
+      const tile many = tile_of(block, key, std::min(keys_a_look, end - key));
+      if (rules.cover(rules.mask, many) == coverage::none) {
+        key += keys_a_look - keys_a_tile;
+        continue;
+      }
+    }
+    const index first = std::max(key, block.p.first_key);
+    t = tile_of(block, first, std::min<index>(key + keys_a_tile, end) - first);
+    seen = rules.cover(rules.mask, t);
+    if (seen == coverage::none) continue;
+    if (seen == coverage::some) t = trimmed(t, rules);
+    return true;
+  }
+  return false;
 }
 
 /// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
@@ -102,8 +129,14 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   const bool adds = masked && !rules.changes;
   if (adds) rules.write_mask(rules, s);
   std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
-  score<T, rows_at_once, Vectors>(block.p.key.from(s.place.key, 0), at.query, block.p.depth,
-                                  block.scale, s.place.keys, adds, at.scores, at.tile_highest);
+  const key_memory<T>& memory = block.p.memory;
+  for (index j = 0; j < s.place.keys;) {
+    const index keys = memory.together(s.place.key + j, s.place.keys - j);
+    score<T, rows_at_once, Vectors>(memory.key_at(s.place.key + j), at.query, block.p.depth,
+                                    block.scale, keys, adds, at.scores + j * s.lanes,
+                                    at.tile_highest);
+    j += keys;
+  }
   if (rules.changes) {
     rules.change_scores(rules, s);
     find_highest<T, Vectors>(at.scores, s.place.keys, at.tile_highest);
@@ -129,26 +162,44 @@ constexpr T shrinking(care with) {
 /// The finite part goes through the same product as ever.
 template <class T, int Vectors>
 ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const score_tile<T>& s,
-                                          strided<const T> value, care with) {
+                                          care with) {
   const block_memory<T>& at = block.at;
+  const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
   for (index j = 0; j < s.place.keys; ++j) {
+    const strided<const T> value = memory.value_at(s.place.key + j);
     for (index c = 0; c < value_depth; ++c) {
-      const T x = *value.at(j, c);
+      const T x = *value.at(0, c);
       at.finite[j * value_depth + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
     }
   }
   weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
                                          s.place.keys, 0, value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
+    const strided<const T> value = memory.value_at(s.place.key + j);
     for (index c = 0; c < value_depth; ++c) {
-      const T x = *value.at(j, c);
+      const T x = *value.at(0, c);
       if (x - x == T(0)) continue;
       for (index w = 0; w < s.lanes; ++w) {
         if (!block.rules.visible(block.rules.mask, s.at(w, j))) continue;
         at.second[c * s.lanes + w] += s.scores[j * s.lanes + w] * x;
       }
     }
+  }
+}
+
+/// out = out · factor + Σ_j weights_j · value_j, over the pieces of memory that the tile lies in.
+template <class T, int Vectors>
+void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
+  const block_memory<T>& at = block.at;
+  const key_memory<T>& memory = block.p.memory;
+  for (index j = 0; j < s.place.keys;) {
+    const index keys = memory.together(s.place.key + j, s.place.keys - j);
+    if (j > 0) std::fill_n(at.factor, s.lanes, T(1));
+    weighted_sum<T, rows_at_once, Vectors>(memory.value_at(s.place.key + j),
+                                           at.scores + j * s.lanes, keys, keys_a_tile,
+                                           block.p.value_depth, at.factor, at.out);
+    j += keys;
   }
 }
 
@@ -169,13 +220,10 @@ void attend(const query_block<T>& block, care with) {
   std::fill_n(at.sum, lanes, T(0));
   std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
-  for (index key = 0; key < p.shape.keys; key += keys_a_tile) {
-    tile t;
-    const coverage seen = find_tile(block, key, t);
-    if (seen == coverage::none) continue;
+  tile t;
+  coverage seen = coverage::none;
+  for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
     const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
-    const strided<const T> value = p.value.from(t.key, 0);
-
     score_tile_of<T, Vectors>(block, s, seen, with != care::none);
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
@@ -183,10 +231,9 @@ void attend(const query_block<T>& block, care with) {
                          softmax_state<T>{at.highest, at.sum, at.factor});
     }
     if (with != care::none) {
-      weighted_sum_with_care<T, Vectors>(block, s, value, with);
+      weighted_sum_with_care<T, Vectors>(block, s, with);
     } else {
-      weighted_sum<T, rows_at_once, Vectors>(value, at.scores, t.keys, keys_a_tile, p.value_depth,
-                                             at.factor, at.out);
+      weighted_sum_of<T, Vectors>(block, s);
     }
   }
 }
@@ -278,24 +325,27 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   constexpr index lanes = width<T, Vectors>;
-  for (index key = 0; key < p.shape.keys; key += keys_a_tile) {
-    const strided<T> to = p.weights.from(block.first, key);
-    tile t;
-    const coverage seen = find_tile(block, key, t);
-    if (seen != coverage::all) {
-      const index keys = std::min<index>(keys_a_tile, p.shape.keys - key);
-      for (index i = 0; i < block.rows; ++i) {
-        for (index j = 0; j < keys; ++j) *to.at(i, j) = T(0) * at.factor[i];  // NaN in a NaN row
+  const auto hide_until = [&](index from, index to) {
+    for (index i = 0; i < block.rows; ++i) {
+      for (index j = from; j < to; ++j) {
+        *p.weights.at(block.first + i, j) = T(0) * at.factor[i];  // NaN in a NaN row
       }
     }
-    if (seen == coverage::none) continue;
+  };
+  tile t;
+  coverage seen = coverage::none;
+  index done = 0;
+  for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
+    hide_until(done, t.key);
     score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen,
                               with_care);
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
     weigh<T, Vectors>(at.scores, t.keys, bits<T>(block.unit),
                       softmax_state<T>{at.highest, at.sum, at.factor});
-    lanes_to_rows(at.scores, lanes, to.from(0, t.key - key), block.rows, t.keys);
+    lanes_to_rows(at.scores, lanes, p.weights.from(block.first, t.key), block.rows, t.keys);
+    done = t.key + t.keys;
   }
+  hide_until(done, p.shape.keys);
 }
 
 template <class T>

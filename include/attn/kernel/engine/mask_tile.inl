@@ -19,6 +19,25 @@ void change_scores(const score_rules<T>& rules, const score_tile<T>& t) {
   }
 }
 
+/// The same for one row, as many keys at once as there are lanes.
+template <class T, class F>
+void change_row(const score_rules<T>& rules, T* scores, position at, std::int32_t keys) {
+  if constexpr (!std::is_same_v<F, no_change>) {
+    constexpr int lanes = vec<T>::lanes;
+    const F& change = *static_cast<const F*>(rules.change);
+    const auto changed = [&](std::int32_t j) {
+      return change(scores[j], {at.batch, at.head, at.row, at.query, at.key + j});
+    };
+    std::int32_t j = 0;
+    for (; j + lanes <= keys; j += lanes) {
+      T whole[lanes];
+      for (int w = 0; w < lanes; ++w) whole[w] = changed(j + w);
+      std::memcpy(scores + j, whole, sizeof whole);
+    }
+    for (; j < keys; ++j) scores[j] = changed(j);
+  }
+}
+
 // A mask as numbers to be added to scores: the bias, or 0 without one, and -inf where it hides. The
 // first part of a mask starts the tile, further ones join what is there.
 enum class part { first, further };
@@ -53,14 +72,15 @@ void write_bias(const score_tile<T>& t, const M& mask, index first, std::int32_t
 /// T with contiguous rows or columns.
 template <part Part, class T, class M>
 void write_bias_matrix(const score_tile<T>& t, const M& mask) {
-  using element = std::remove_cvref_t<decltype(*mask.data())>;
+  using element = std::remove_cvref_t<decltype(*mask.data(0, 0))>;
   constexpr int lanes = vec<T>::lanes;
   const index row_stride = mask.row_stride();
   const index key_stride = mask.key_stride();
   for (index first = 0; first < t.lanes; first += lanes) {
     std::int32_t j = 0;
     if constexpr (std::is_same_v<element, T>) {
-      const T* from = mask.data() + t.row[first] * row_stride + t.place.key * key_stride;
+      const T* from = mask.data(t.place.batch, t.place.head) + t.row[first] * row_stride +
+                      t.place.key * key_stride;
       T* s = t.scores + first;
       if (row_stride == 0) {
         for (; j < t.place.keys; ++j) {
@@ -139,7 +159,8 @@ void hide_by_matrix(const score_tile<T>& t, const M& mask) {
   for (index first = 0; first < t.lanes; first += vec<T>::lanes) {
     std::int32_t j = 0;
     if (mask.key_stride() == 1 && mask.row_stride() != 0 && is_whole(t, first)) {
-      const bool* from = mask.data() + t.row[first] * mask.row_stride() + t.place.key;
+      const bool* from =
+          mask.data(t.place.batch, t.place.head) + t.row[first] * mask.row_stride() + t.place.key;
       for (; j + keys_at_once <= t.place.keys; j += keys_at_once) {
         hide_bytes<Part>(t, from + j, mask.row_stride(), first, j);
       }
@@ -172,7 +193,7 @@ template <part Part, class T, class M>
 void write_part(const score_tile<T>& t, const M& mask) {
   constexpr bool has_bias = requires { mask.bias(position{}); };
   constexpr bool in_memory = requires {  // as the library's masks of matrices are
-    *mask.data();
+    *mask.data(0, 0);
     index{mask.row_stride()};
     index{mask.key_stride()};
   };
@@ -218,4 +239,33 @@ ATTN_NOINLINE void apply_mask(const T* mask, bool adds, index keys, T* scores, T
     }
     store(highest + v * lanes, most);
   }
+}
+
+/// s = s + bias, and -inf where the mask hides, for one row.
+template <class T, class M>
+void mask_row(const score_rules<T>& rules, T* scores, position at, std::int32_t keys) {
+  constexpr int lanes = vec<T>::lanes;
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  const M& mask = *static_cast<const M*>(rules.mask);
+  const auto masked = [&](std::int32_t j) {
+    const position key{at.batch, at.head, at.row, at.query, at.key + j};
+    T bias = T(0);
+    if constexpr (requires { mask.bias(key); }) bias = detail::saturated<T>(mask.bias(key));
+    return static_cast<bool>(mask.visible(key)) && bias != lowest ? scores[j] + bias : lowest;
+  };
+  std::int32_t j = 0;
+  for (; j + lanes <= keys; j += lanes) {
+    T whole[lanes];
+    for (int w = 0; w < lanes; ++w) whole[w] = masked(j + w);
+    std::memcpy(scores + j, whole, sizeof whole);
+  }
+  for (; j < keys; ++j) scores[j] = masked(j);
+}
+
+template <class T, class M, class F>
+void set_functions(score_rules<T>& rules) {
+  rules.change_scores = change_scores<T, F>;
+  rules.write_mask = write_mask<T, M>;
+  rules.change_row = change_row<T, F>;
+  rules.mask_row = mask_row<T, M>;
 }

@@ -155,3 +155,48 @@ ATTN_INLINE void transpose(const double* from, index from_stride, double* to, in
     _mm512_storeu_pd(to + (c + 1) * to_stride, _mm512_maskz_unpackhi_pd(all8, x[0], x[1]));
   }
 }
+
+/// Lane w: the sum of the lanes of x[w]. Each round joins two vectors and halves what is to be summed.
+ATTN_INLINE vec<float> sum_each(const vec<float>* x) {
+  __m512 quarters[4];
+  ATTN_UNROLL
+  for (int n = 0; n < 4; ++n, x += 4) {
+    const __m512 ab = _mm512_add_ps(_mm512_maskz_unpacklo_ps(all16, x[0].v, x[1].v),
+                                    _mm512_maskz_unpackhi_ps(all16, x[0].v, x[1].v));
+    const __m512 cd = _mm512_add_ps(_mm512_maskz_unpacklo_ps(all16, x[2].v, x[3].v),
+                                    _mm512_maskz_unpackhi_ps(all16, x[2].v, x[3].v));
+    const __m512d even = _mm512_maskz_unpacklo_pd(all8, _mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d odd = _mm512_maskz_unpackhi_pd(all8, _mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    quarters[n] = _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd));
+  }
+  __m512 halves[2];
+  ATTN_UNROLL
+  for (int n = 0; n < 2; ++n) {
+    const __m512 a = quarters[2 * n];
+    const __m512 b = quarters[2 * n + 1];
+    halves[n] = _mm512_add_ps(_mm512_maskz_shuffle_f32x4(all16, a, b, 0x88),
+                              _mm512_maskz_shuffle_f32x4(all16, a, b, 0xdd));
+  }
+  return {_mm512_add_ps(_mm512_maskz_shuffle_f32x4(all16, halves[0], halves[1], 0x88),
+                        _mm512_maskz_shuffle_f32x4(all16, halves[0], halves[1], 0xdd))};
+}
+ATTN_INLINE vec<double> sum_each(const vec<double>* x) {
+  __m512d quarters[4];
+  ATTN_UNROLL
+  for (int n = 0; n < 4; ++n) {
+    const __m512d a = x[2 * n].v;
+    const __m512d b = x[2 * n + 1].v;
+    quarters[n] = _mm512_add_pd(_mm512_maskz_unpacklo_pd(all8, a, b),
+                                _mm512_maskz_unpackhi_pd(all8, a, b));
+  }
+  __m512d halves[2];
+  ATTN_UNROLL
+  for (int n = 0; n < 2; ++n) {
+    const __m512d a = quarters[2 * n];
+    const __m512d b = quarters[2 * n + 1];
+    halves[n] = _mm512_add_pd(_mm512_maskz_shuffle_f64x2(all8, a, b, 0x88),
+                              _mm512_maskz_shuffle_f64x2(all8, a, b, 0xdd));
+  }
+  return {_mm512_add_pd(_mm512_maskz_shuffle_f64x2(all8, halves[0], halves[1], 0x88),
+                        _mm512_maskz_shuffle_f64x2(all8, halves[0], halves[1], 0xdd))};
+}

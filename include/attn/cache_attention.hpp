@@ -1,0 +1,104 @@
+// Attention of new queries to the keys and values of a cache, read where they lie.
+#pragma once
+
+#include <attn/heads_call.hpp>
+#include <attn/kv_cache.hpp>
+
+namespace attn {
+namespace detail {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// What a cache cannot do with positions: one that has lost its oldest keys, a ring, says which
+/// queries it still serves.
+template <class T, class Cache, class M, class F>
+void cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
+                     const M& mask, const F& score_mod, const options& options) {
+  static_assert(std::is_same_v<typename Cache::value_type, T>,
+                "attn: query and cache should have one scalar type.");
+  static_assert(has_kernel<T>, "attn: attention to a cache is for float and double.");
+  const heads_shape& n = query.shape();
+  check_lengths("options.query_lengths", options.query_lengths, n.batch, n.length);
+  require(!options.key_lengths,
+          "options.key_lengths is not for a cache, which knows its lengths: truncate it");
+  heads_call<T, Cache> call{query, cache, options};
+  check_heads(call, "cache");
+  index longest = 0;
+  for (index b = 0; b < n.batch; ++b) longest = std::max(longest, cache.sequence(b).length);
+  check_rules(call, longest, mask, score_mod);
+
+  const heads_shape out_shape{n.batch, n.heads, n.length, cache.value_width()};
+  const heads_shape lse_shape{n.batch, n.heads, n.length, 1};
+  const heads_shape weights_shape{n.batch, n.heads, n.length, longest};
+  heads_outputs outputs;
+  outputs.add_input("query", query);
+  outputs.check<T>("out", out, out_shape);
+  outputs.check<T>("options.log_sum_exp", options.log_sum_exp, lse_shape);
+  outputs.check<T>("options.weights", options.weights, weights_shape);
+  call.out = out.open<T>(out_shape);
+  call.log_sum_exp = options.log_sum_exp.open<T>(lse_shape);
+  call.weights = options.weights.open<T>(weights_shape);
+  attend_heads(call, mask, score_mod);
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace detail
+
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// Attention of B x H x Lq x d queries to everything in a cache of B sequences, whose own number of
+/// heads divides H. With `bottom_right` the last query of each sequence stands at its last key,
+/// which is what it should be after its own key has been appended; a query in a batch that is
+/// padded has options.query_lengths. What a ring has overwritten is hidden from all queries. Key
+/// positions are counted from the first token ever appended.
+///
+/// Returns B x H x Lq x (value width). A mask in memory has as many keys as the longest sequence.
+/// Throws std::invalid_argument as the call on heads does. float and double.
+template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
+  requires(!std::is_same_v<F, options>)
+auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask, const F& score_mod,
+                                  const attn::options& options = {}) {
+  using T = detail::heads_scalar<Q, Q, Q>;
+  const auto q = detail::as_heads(query);
+  heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
+  detail::cache_attention<T>(out, q, cache, as_mask(mask), score_mod, options);
+  return out;
+}
+
+/// The same without a score change.
+template <detail::HeadsLike Q, KeyValueCache Cache, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask,
+                                  const attn::options& options = {}) {
+  return scaled_dot_product_attention(query, cache, mask, identity{}, options);
+}
+
+/// The same without a mask.
+template <detail::HeadsLike Q, KeyValueCache Cache>
+auto scaled_dot_product_attention(const Q& query, const Cache& cache,
+                                  const attn::options& options = {}) {
+  return scaled_dot_product_attention(query, cache, none{}, identity{}, options);
+}
+
+/// The same into memory of the caller's, a view or an array. With a workspace in the options, a
+/// call after the first of its kind allocates nothing on the calling thread.
+template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
+  requires(!std::is_same_v<F, options>)
+void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
+                                       M&& mask, const F& score_mod,
+                                       const attn::options& options = {}) {
+  detail::require(static_cast<bool>(out),
+                  "out is nothing: it should be a heads_view or heads_array");
+  detail::cache_attention<detail::heads_scalar<Q, Q, Q>>(out, detail::as_heads(query), cache,
+                                                         as_mask(mask), score_mod, options);
+}
+
+/// The same without a score change.
+template <detail::HeadsLike Q, KeyValueCache Cache, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
+                                       M&& mask, const attn::options& options = {}) {
+  scaled_dot_product_attention_into(out, query, cache, mask, identity{}, options);
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn

@@ -1,0 +1,241 @@
+// A call on many heads of many sequences, wherever their keys lie: what is checked of it, and how
+// each sequence of it is handed to the kernel.
+#pragma once
+
+#include <attn/attention.hpp>
+#include <attn/heads.hpp>
+#include <attn/memory_overlap.hpp>
+#include <attn/stored_keys.hpp>
+
+namespace attn::detail {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+template <class T>
+kernel::strided<T> strided_view(const heads_view<T>& view) {
+  return {view.data(), view.strides().row, view.strides().col};
+}
+
+/// Queries and results of a call, and `Stored`, which gives the keys and values of each sequence:
+/// batch(), heads(), key_width(), value_width(), and sequence(b) -> stored_keys.
+template <class T, class Stored>
+struct heads_call {
+  using S = accumulator_t<T>;
+  heads_view<const T> query;
+  const Stored& stored;
+  const attn::options& options;
+  integers starts = {};  // of packed sequences among the rows of query; else it has a batch of them
+  heads_view<T> out = {};
+  heads_view<S> log_sum_exp = {};
+  heads_view<S> weights = {};
+
+  [[nodiscard]] index batch() const { return starts ? starts.size() - 1 : query.batch(); }
+  [[nodiscard]] index queries(index b) const {
+    if (starts) return starts[b + 1] - starts[b];
+    return options.query_lengths ? options.query_lengths[b] : query.length();
+  }
+  [[nodiscard]] call_shape shape(index b, bool positional = false) const {
+    return make_call_shape(queries(b), stored.sequence(b).length, options.alignment, positional,
+                           query.heads(), batch());
+  }
+
+  /// As the kernel sees sequence b.
+  sequence_call<S> operator()(index b) const {
+    const stored_keys<T> keys = stored.sequence(b);
+    sequence_call<S> s;
+    kernel::problem<S>& p = s.first;
+    p.query = of_sequence(query, b);
+    p.out = of_sequence(out, b);
+    p.log_sum_exp = of_sequence(log_sum_exp, b);
+    p.weights = of_sequence(weights, b);
+    p.memory = {{keys.key, keys.key_row, keys.key_col},
+                {keys.value, keys.value_row, keys.value_col},
+                keys.key_page,
+                keys.value_page,
+                keys.table,
+                keys.piece};
+    p.first_key = keys.first;
+    p.depth = query.width();
+    p.value_depth = stored.value_width();
+    p.scale = static_cast<S>(scale_factor<S>(options, query.width()));
+    p.shape = shape(b);
+    p.batch = static_cast<std::int32_t>(b);
+    s.heads = query.heads();
+    s.key_heads = stored.heads();
+    s.query_head = query.strides().head;
+    s.key_head = keys.key_head;
+    s.value_head = keys.value_head;
+    s.out_head = out.strides().head;
+    s.log_sum_exp_head = log_sum_exp.strides().head;
+    s.weights_head = weights.strides().head;
+    s.sinks = &options.sink;
+    return s;
+  }
+
+  /// Where the rows of sequence b start.
+  template <class E>
+  [[nodiscard]] kernel::strided<E> of_sequence(const heads_view<E>& view, index b) const {
+    const heads_strides& by = view.strides();
+    return strided_view(view).moved(starts ? starts[b] * by.row : b * by.batch);
+  }
+};
+
+inline void check_lengths(std::string_view name, integers lengths, index batch, index most) {
+  if (!lengths) return;
+  require(lengths.size() == batch, name, " has ", lengths.size(), " lengths, the call has ", batch,
+          " sequences");
+  for (index b = 0; b < batch; ++b) {
+    require(lengths[b] >= 0 && lengths[b] <= most, name, " has length ", lengths[b],
+            " for sequence ", b, ", it should be between 0 and ", most);
+  }
+}
+
+/// One sequence of a view of keys and one of values, of which the first `length` tokens count.
+template <class T>
+stored_keys<T> keys_in(const heads_view<const T>& key, const heads_view<const T>& value, index b,
+                       index length) {
+  const heads_strides& k = key.strides();
+  const heads_strides& v = value.strides();
+  const auto of_sequence = [&](const heads_view<const T>& view) {
+    const index from = view.batch() == 1 ? 0 : b;
+    return view.shape().size() == 0 ? view.data() : view.data() + from * view.strides().batch;
+  };
+  return {.key = of_sequence(key),
+          .value = of_sequence(value),
+          .key_head = k.head,
+          .key_row = k.row,
+          .key_col = k.col,
+          .value_head = v.head,
+          .value_row = v.row,
+          .value_col = v.col,
+          .length = length};
+}
+
+template <class T>
+void check_keys_and_values(const heads_view<const T>& key, const heads_view<const T>& value) {
+  require(value.heads() == key.heads(), "value has ", value.heads(), " heads, key has ",
+          key.heads());
+  require(value.length() == key.length(), "value has ", value.length(), " tokens, key has ",
+          key.length());
+}
+
+template <class Q, class K, class V>
+using heads_scalar = typename decltype(as_heads(std::declval<const Q&>()))::value_type;
+
+/// What is wrong with the types of a call on heads.
+template <class Q, class K, class V>
+constexpr void require_one_scalar() {
+  using T = heads_scalar<Q, K, V>;
+  static_assert(
+      std::is_same_v<T, heads_scalar<K, K, K>> && std::is_same_v<T, heads_scalar<V, V, V>>,
+      "attn: query, key and value should have one scalar type: cast the others.");
+}
+
+/// What query and keys must agree in. `keys` names them in messages.
+template <class T, class Stored>
+void check_heads(const heads_call<T, Stored>& call, std::string_view keys) {
+  const heads_view<const T>& query = call.query;
+  const index heads = call.stored.heads();
+  require(call.stored.batch() == call.batch(), keys, " has ", call.stored.batch(),
+          " sequences, query has ", call.batch());
+  require(heads > 0 ? query.heads() % heads == 0 : query.heads() == 0, keys, " has ", heads,
+          " heads, they should divide the ", query.heads(), " of query");
+  require(call.stored.key_width() == query.width(), keys, " has width ", call.stored.key_width(),
+          ", query has ", query.width());
+}
+
+/// Everything else that can be wrong with a call on heads, but its outputs. `most_keys`: of any
+/// sequence, what a mask in memory must have.
+template <class T, class Stored, class M, class F>
+void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& mask,
+                 const F& score_mod) {
+  using S = accumulator_t<T>;
+  check_sinks<S>(call.options.sink, call.query.heads());
+  if (call.options.scale) checked_scale<S>(*call.options.scale);
+  constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
+  for (index b = 0; b < call.batch(); ++b) {
+    call_shape shape = call.shape(b, positional);
+    if (!call.starts) shape.queries = static_cast<std::int32_t>(call.query.length());
+    shape.keys = static_cast<std::int32_t>(most_keys);
+    check(mask, shape);
+    check(score_mod, shape);
+  }
+}
+
+/// Where the numbers of an output go, and under what name.
+struct named_output {
+  std::string_view name;
+  footprint bytes;
+};
+
+/// The outputs of a call on heads, checked one after the other before any is opened: they should
+/// have the right shapes and lie apart from the inputs and from one another.
+class heads_outputs {
+ public:
+  template <class T>
+  void add_input(std::string_view name, const heads_view<const T>& view) {
+    inputs_[input_count_++] = {name, footprint_of(view)};
+  }
+
+  template <class S>
+  void check(std::string_view name, const output& target, const heads_shape& shape) {
+    if (!target) return;
+    target.check<S>(name, shape);
+    const heads_view<S> now = target.now_heads<S>();
+    require(!overlaps_itself(now), name, " has strides with which its elements overlap");
+    const footprint bytes = footprint_of(now);
+    for (int i = 0; i < input_count_; ++i) {
+      require(!may_overlap(bytes, inputs_[i].bytes), name, " overlaps ", inputs_[i].name,
+              " in memory: it would be written while that is read");
+    }
+    for (int i = 0; i < count_; ++i) {
+      require(!target.is_same_as(*targets_[i]) && !may_overlap(bytes, outputs_[i].bytes), name,
+              " overlaps ", outputs_[i].name, " in memory: both would be written there");
+    }
+    outputs_[count_] = {name, bytes};
+    targets_[count_++] = &target;
+  }
+
+ private:
+  named_output inputs_[3];
+  named_output outputs_[3];
+  const output* targets_[3] = {};
+  int input_count_ = 0;
+  int count_ = 0;
+};
+
+/// 0, and -inf for the log-sum-exp, in rows and columns beyond the lengths of a sequence.
+template <class T, class Stored>
+void fill_beyond_lengths(const heads_call<T, Stored>& call) {
+  using S = accumulator_t<T>;
+  if (call.starts) return;
+  const index length = call.query.length();
+  for (index b = 0; b < call.batch(); ++b) {
+    const index rest = length - call.queries(b);
+    const index hidden = call.weights.width() - call.stored.sequence(b).length;
+    for (index h = 0; h < call.query.heads(); ++h) {
+      if (rest > 0) call.out.head(b, h).bottomRows(rest).setZero();
+      if (rest > 0 && call.log_sum_exp.shape().size() > 0) {
+        constexpr S lowest = -std::numeric_limits<S>::infinity();
+        call.log_sum_exp.head(b, h).bottomRows(rest).setConstant(lowest);
+      }
+      if (call.weights.shape().size() == 0) continue;
+      if (rest > 0) call.weights.head(b, h).bottomRows(rest).setZero();
+      if (hidden > 0) call.weights.head(b, h).rightCols(hidden).setZero();
+    }
+  }
+}
+
+/// Runs a checked call whose outputs are open, by the kernel.
+template <class T, class Stored, class M, class F>
+void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& score_mod) {
+  using S = accumulator_t<T>;
+  const simd set = instruction_set();
+  const auto change = for_kernel(score_mod);
+  constexpr std::size_t stack_bytes = 32768;
+  run_kernel<stack_bytes>(set, call.batch(), call, kernel::make_rules<S>(set, mask, change),
+                          call.options);
+  fill_beyond_lengths(call);
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn::detail

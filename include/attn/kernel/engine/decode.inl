@@ -1,0 +1,461 @@
+// Few queries against many keys: lanes over features, so that every key and value is read as it
+// lies in memory, once for all query heads that share it. The keys are cut into chunks by their
+// number alone; `merge_chunks` puts together what these give.
+
+/// Keys whose rows stay in the first cache while one query after the other goes over them.
+inline constexpr index keys_a_strip = 16;
+
+/// How far ahead of the strip in work memory is asked for.
+inline constexpr index keys_ahead = 2 * keys_a_strip;
+
+/// Numbers of a row, made whole vectors.
+template <class T>
+constexpr index whole_vectors(index numbers) {
+  return (numbers + vec<T>::lanes - 1) / vec<T>::lanes * vec<T>::lanes;
+}
+
+/// Where a group of rows keeps its numbers. Row g · queries + i is query i of the group's head g.
+template <class T>
+struct decode_memory {
+  T* query;    // rows x depth
+  T* scores;   // rows x keys_a_tile
+  T* out;      // rows x value_depth, not yet divided by the sums
+  T* sum;      // rows x lanes: Σ exp(s - highest) over the keys of each lane
+  T* finite;   // keys_a_strip x value_depth: values without what is not finite
+  T* highest;  // rows
+
+  static constexpr index size(index depth, index value_depth, index rows) {
+    return rows * (whole_vectors<T>(depth) + keys_a_tile + whole_vectors<T>(value_depth) +
+                   vec<T>::lanes + 1) +
+           keys_a_strip * whole_vectors<T>(value_depth);
+  }
+  static decode_memory of(T* from, index depth, index value_depth, index rows) {
+    decode_memory at{};
+    at.query = from;
+    at.scores = at.query + rows * whole_vectors<T>(depth);
+    at.out = at.scores + rows * keys_a_tile;
+    at.sum = at.out + rows * whole_vectors<T>(value_depth);
+    at.finite = at.sum + rows * vec<T>::lanes;
+    at.highest = at.finite + keys_a_strip * whole_vectors<T>(value_depth);
+    return at;
+  }
+};
+
+/// Lane w: the sum of the lanes of x[w], for instruction sets without a quicker way.
+template <class T>
+ATTN_INLINE vec<T> sum_each(const vec<T>* x) {
+  constexpr int lanes = vec<T>::lanes;
+  alignas(64) T square[lanes * lanes];
+  alignas(64) T turned[lanes * lanes];
+  ATTN_UNROLL
+  for (int w = 0; w < lanes; ++w) store(square + w * lanes, x[w]);
+  transpose(square, lanes, turned, lanes);
+  vec<T> sum = load(turned);
+  ATTN_UNROLL
+  for (int w = 1; w < lanes; ++w) sum = sum + load(turned + w * lanes);
+  return sum;
+}
+
+/// Adds to scores what is left of the features beyond whole vectors.
+template <class T, int Rows, int Columns>
+ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* key, index from,
+                             index depth, T scale, T* s) {
+  for (int r = 0; r < Rows; ++r) {
+    for (int j = 0; j < Columns; ++j) {
+      T tail = 0;
+      for (index e = 0; e < depth; ++e) tail += query[r * query_row + e] * key[j][from + e];
+      s[r * Columns + j] += tail * scale;
+    }
+  }
+}
+
+/// score: scores[r][j] = scale · Σ_c query[r][c] · key[j][c] for Rows rows and as many keys as fill
+/// the registers. One accumulator a pair; turned, they are summed all at once.
+template <class T, int Rows>
+ATTN_INLINE void score_pairs(const T* query, strided<const T> key, index keys, index depth, T scale,
+                             T* scores) {
+  constexpr int lanes = vec<T>::lanes;
+  constexpr int columns = lanes / Rows;
+  const index row = whole_vectors<T>(depth);
+  const T* k[columns];
+  ATTN_UNROLL
+  for (int j = 0; j < columns; ++j) k[j] = key.data + std::min<index>(j, keys - 1) * key.row_stride;
+  vec<T> c[lanes];  // row r, key j: r · columns + j
+  ATTN_UNROLL
+  for (int n = 0; n < lanes; ++n) c[n] = broadcast(T(0));
+  index e = 0;
+  for (; e + lanes <= depth; e += lanes) {
+    vec<T> q[Rows];
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) q[r] = load(query + r * row + e);
+    ATTN_UNROLL
+    for (int j = 0; j < columns; ++j) {
+      const vec<T> x = load(k[j] + e);
+      ATTN_UNROLL
+      for (int r = 0; r < Rows; ++r) c[r * columns + j] = multiply_add(q[r], x, c[r * columns + j]);
+    }
+  }
+  const vec<T> sum = sum_each(c) * broadcast(scale);
+  alignas(64) T s[lanes];
+  store(s, sum);
+  if (e < depth) add_tails<T, Rows, columns>(query + e, row, k, e, depth - e, scale, s);
+  const index count = std::min<index>(keys, columns);
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    if (count == columns) {
+      std::memcpy(scores + r * keys_a_tile, s + r * columns, columns * sizeof(T));
+    } else {
+      std::copy_n(s + r * columns, count, scores + r * keys_a_tile);
+    }
+  }
+}
+
+/// weighted sum: out[r][c] += Σ_j weights[r][j] · value[j][c] for Rows rows and Vectors of columns.
+template <class T, int Rows, int Vectors>
+ATTN_INLINE void add_values(const T* weights, strided<const T> value, index keys, T* out,
+                            index out_row) {
+  constexpr int lanes = vec<T>::lanes;
+  vec<T> c[Rows][Vectors];
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) c[r][v] = load(out + r * out_row + v * lanes);
+  }
+  const T* x = value.data;
+  for (index j = 0; j < keys; ++j, x += value.row_stride) {
+    vec<T> w[Rows];
+    ATTN_UNROLL
+    for (int r = 0; r < Rows; ++r) w[r] = broadcast(weights[r * keys_a_tile + j]);
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const vec<T> y = load(x + v * lanes);
+      ATTN_UNROLL
+      for (int r = 0; r < Rows; ++r) c[r][v] = multiply_add(w[r], y, c[r][v]);
+    }
+  }
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) store(out + r * out_row + v * lanes, c[r][v]);
+  }
+}
+
+/// All columns: as many vectors at once as there are registers for, then the rest by halves, and
+/// what does not fill a vector one by one.
+template <class T, int Rows, int Vectors>
+ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, index keys,
+                                  index value_depth, T* out, index out_row) {
+  constexpr int step = Vectors * vec<T>::lanes;
+  index c = 0;
+  for (; c + step <= value_depth; c += step) {
+    add_values<T, Rows, Vectors>(weights, value.from(0, c), keys, out + c, out_row);
+  }
+  if (c == value_depth) return;
+  if constexpr (Vectors > 1) {
+    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), keys, value_depth - c, out + c,
+                                         out_row);
+  } else {
+    for (int r = 0; r < Rows; ++r) {
+      for (index j = 0; j < keys; ++j) {
+        const T w = weights[r * keys_a_tile + j];
+        for (index tail = c; tail < value_depth; ++tail) {
+          out[r * out_row + tail] += w * value.data[j * value.row_stride + tail];
+        }
+      }
+    }
+  }
+}
+
+/// Asks for the rows of keys or values that will be read next.
+template <class T>
+ATTN_INLINE void prefetch_rows(strided<const T> from, index rows, index cols) {
+  constexpr index a_line = 64 / sizeof(T);
+  for (index r = 0; r < rows; ++r) {
+    for (index c = 0; c < cols; c += a_line) prefetch(from.data, r * from.row_stride + c);
+  }
+}
+
+/// Rows that share what is loaded of keys and values.
+template <class T>
+inline constexpr int rows_together = std::min(4, vec<T>::lanes);
+
+/// The scores of a strip of keys: as many rows together as there are registers for, then the rest.
+template <class T, int Rows>
+void score_strip(const T* query, strided<const T> key, index keys, const problem<T>& p, index rows,
+                 T* scores) {
+  constexpr int columns = vec<T>::lanes / Rows;
+  const index query_row = whole_vectors<T>(p.depth);
+  index r = 0;
+  for (; r + Rows <= rows; r += Rows) {
+    for (index i = 0; i < keys; i += columns) {
+      score_pairs<T, Rows>(query + r * query_row, key.from(i, 0), keys - i, p.depth, p.scale,
+                           scores + r * keys_a_tile + i);
+    }
+  }
+  if constexpr (Rows > 1) {
+    if (r < rows) {
+      score_strip<T, Rows / 2>(query + r * query_row, key, keys, p, rows - r,
+                               scores + r * keys_a_tile);
+    }
+  }
+}
+
+/// The weighted sum over a strip of keys.
+template <class T, int Rows>
+void add_strip(const T* weights, strided<const T> value, index keys, index value_depth, index rows,
+               T* out, index out_row) {
+  constexpr int vectors = 2 * rows_at_once / Rows;
+  index r = 0;
+  for (; r + Rows <= rows; r += Rows) {
+    add_all_values<T, Rows, vectors>(weights + r * keys_a_tile, value, keys, value_depth,
+                                     out + r * out_row, out_row);
+  }
+  if constexpr (Rows > 1) {
+    if (r < rows) {
+      add_strip<T, Rows / 2>(weights + r * keys_a_tile, value, keys, value_depth, rows - r,
+                             out + r * out_row, out_row);
+    }
+  }
+}
+
+/// The score tile of all rows: score and scale, a strip of keys after the other.
+template <class T>
+void score_strips(const query_group<T>& group, const decode_memory<T>& at, const tile& t) {
+  const problem<T>& p = group.p;
+  const index rows = group.rows();
+  for (index j = 0; j < t.keys;) {
+    const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
+    const strided<const T> key = p.memory.key_at(t.key + j);
+    const index next = j + keys_ahead;
+    if (next < t.keys) {
+      prefetch_rows(p.memory.key_at(t.key + next), keys, p.depth);
+    } else if (next - t.keys < t.keys) {
+      prefetch_rows(p.memory.value_at(t.key + next - t.keys), keys, p.value_depth);
+    }
+    score_strip<T, rows_together<T>>(at.query, key, keys, p, rows, at.scores + j);
+    j += keys;
+  }
+}
+
+/// The weighted sum of all rows.
+template <class T>
+void add_strips(const query_group<T>& group, const decode_memory<T>& at, const tile& t) {
+  const problem<T>& p = group.p;
+  const index rows = group.rows();
+  const index out_row = whole_vectors<T>(p.value_depth);
+  for (index j = 0; j < t.keys;) {
+    const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
+    const strided<const T> value = p.memory.value_at(t.key + j);
+    const index next = t.key + j + keys_ahead;
+    if (next < t.key + t.keys) {
+      prefetch_rows(p.memory.value_at(next), keys, p.value_depth);
+    } else if (next < group.end) {
+      prefetch_rows(p.memory.key_at(next), keys, p.depth);
+    }
+    add_strip<T, rows_together<T>>(at.scores + j, value, keys, p.value_depth, rows, at.out,
+                                   out_row);
+    j += keys;
+  }
+}
+
+/// The weighted sum with care, as in `weighted_sum_with_care`.
+template <class T>
+ATTN_NOINLINE void add_strips_with_care(const query_group<T>& group, const score_rules<T>& rules,
+                                        const decode_memory<T>& at, const tile& t, care with) {
+  const problem<T>& p = group.p;
+  const index queries = p.shape.queries;
+  const index out_row = whole_vectors<T>(p.value_depth);
+  for (index first = 0; first < t.keys; first += keys_a_strip) {
+    const index keys = std::min<index>(keys_a_strip, t.keys - first);
+    for (index j = 0; j < keys; ++j) {
+      const T* const value = p.memory.value_at(t.key + first + j).data;
+      for (index c = 0; c < p.value_depth; ++c) {
+        const T x = value[c];
+        at.finite[j * out_row + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
+      }
+    }
+    add_strip<T, rows_together<T>>(at.scores + first, strided<const T>{at.finite, out_row, 1}, keys,
+                                   p.value_depth, group.rows(), at.out, out_row);
+    for (index j = 0; j < keys; ++j) {
+      const T* const value = p.memory.value_at(t.key + first + j).data;
+      for (index c = 0; c < p.value_depth; ++c) {
+        const T x = value[c];
+        if (x - x == T(0)) continue;
+        for (index r = 0; r < group.rows(); ++r) {
+          const auto row = static_cast<std::int32_t>(r % queries);
+          const position pair{t.batch, t.head + static_cast<std::int32_t>(r / queries), row,
+                              t.query + row, t.key + static_cast<std::int32_t>(first + j)};
+          if (!rules.visible(rules.mask, pair)) continue;
+          at.out[r * out_row + c] += at.scores[r * keys_a_tile + first + j] * x;
+        }
+      }
+    }
+  }
+}
+
+/// softmax of one row of the tile: turns scores into exp(s - highest), raises `highest`, and
+/// shrinks what was summed before by as much.
+template <class T>
+ATTN_NOINLINE void absorb_row(T* scores, index keys, T* highest, T* sum, T* out,
+                              index value_depth) {
+  constexpr int lanes = vec<T>::lanes;
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  const index whole = whole_vectors<T>(keys);
+  std::fill(scores + keys, scores + whole, lowest);
+  vec<T> most = broadcast(*highest);
+  for (index j = 0; j < whole; j += lanes) most = larger(load(scores + j), most);
+  alignas(64) T of_lane[lanes];
+  store(of_lane, most);
+  const T before = *highest;
+  const T now = *std::max_element(of_lane, of_lane + lanes);
+  *highest = now;
+
+  const vec<T> unit = broadcast(bits<T>(1));
+  const vec<T> base = broadcast(now == lowest ? T(0) : now);
+  if (now > before) {
+    store(of_lane, exp2((broadcast(before) - base) * unit));
+    const vec<T> factor = broadcast(of_lane[0]);
+    store(sum, load(sum) * factor);
+    for (index c = 0; c < value_depth; c += lanes) store(out + c, load(out + c) * factor);
+  }
+  vec<T> added = load(sum);
+  for (index j = 0; j < whole; j += lanes) {
+    const vec<T> weight = exp2((load(scores + j) - base) * unit);
+    store(scores + j, weight);
+    added = added + weight;
+  }
+  store(sum, added);
+}
+
+/// How much of a tile the heads of a group see between them.
+template <class T>
+coverage cover_of_group(const query_group<T>& group, const score_rules<T>& rules, tile t) {
+  coverage seen = rules.cover(rules.mask, t);
+  for (index g = 1; g < group.heads; ++g) {
+    t.head = group.p.head + static_cast<std::int32_t>(g);
+    if (rules.cover(rules.mask, t) != seen) return coverage::some;
+  }
+  return seen;
+}
+
+/// change and mask, row by row.
+template <class T>
+void apply_rules(const query_group<T>& group, const score_rules<T>& rules, coverage seen,
+                 const tile& t, T* scores) {
+  const bool masked = rules.biased || seen == coverage::some;
+  if (!rules.changes && !masked) return;
+  position at{t.batch, t.head, t.row, t.query, t.key};
+  for (index g = 0; g < group.heads; ++g, ++at.head) {
+    for (std::int32_t i = 0; i < t.rows; ++i, scores += keys_a_tile) {
+      at.row = t.row + i;
+      at.query = t.query + i;
+      if (rules.changes) rules.change_row(rules, scores, at, t.keys);
+      if (masked) rules.mask_row(rules, scores, at, t.keys);
+    }
+  }
+}
+
+/// Rows of queries as `decode_memory` holds them.
+template <class T>
+void gather_queries(const query_group<T>& group, const decode_memory<T>& at) {
+  const problem<T>& p = group.p;
+  const index row = whole_vectors<T>(p.depth);
+  for (index g = 0; g < group.heads; ++g) {
+    copy(p.query.moved(g * group.query_head),
+         strided<T>{at.query + g * p.shape.queries * row, row, 1}, p.shape.queries, p.depth, false);
+  }
+}
+
+/// One chunk for a group of heads.
+template <class T>
+void attend_chunk(const query_group<T>& group, const score_rules<T>& rules,
+                  const decode_memory<T>& at, care with) {
+  const problem<T>& p = group.p;
+  const index rows = group.rows();
+  const index out_row = whole_vectors<T>(p.value_depth);
+  std::fill_n(at.out, rows * out_row, T(0));
+  std::fill_n(at.sum, rows * vec<T>::lanes, T(0));
+  std::fill_n(at.highest, rows, -std::numeric_limits<T>::infinity());
+
+  for (index key = std::max(group.begin, p.first_key); key < group.end;) {
+    const index end = std::min(group.end, key - key % keys_a_tile + keys_a_tile);
+    const tile t{p.batch,
+                 p.head,
+                 0,
+                 p.shape.offset,
+                 static_cast<std::int32_t>(key),
+                 p.shape.queries,
+                 static_cast<std::int32_t>(end - key)};
+    key = end;
+    const coverage seen = cover_of_group(group, rules, t);
+    if (seen == coverage::none) continue;
+    score_strips(group, at, t);
+    apply_rules(group, rules, seen, t, at.scores);
+    {
+      [[maybe_unused]] const flush_small flush(true);
+      for (index r = 0; r < rows; ++r) {
+        absorb_row(at.scores + r * keys_a_tile, t.keys, at.highest + r, at.sum + r * vec<T>::lanes,
+                   at.out + r * out_row, p.value_depth);
+      }
+    }
+    if (with == care::none) {
+      add_strips(group, at, t);
+    } else {
+      add_strips_with_care(group, rules, at, t, with);
+    }
+  }
+}
+
+/// Divides by the sums, into the group's results; with care only where those are not finite yet.
+/// Returns whether all is finite now.
+template <class T>
+bool collect(const query_group<T>& group, const decode_memory<T>& at, care with) {
+  const index value_depth = group.p.value_depth;
+  bool finite = true;
+  for (index r = 0; r < group.rows(); ++r) {
+    T sum = 0;
+    for (int w = 0; w < vec<T>::lanes; ++w) sum += at.sum[r * vec<T>::lanes + w];
+    group.highest[r] = at.highest[r];
+    group.sum[r] = sum;
+    const T* const from = at.out + r * whole_vectors<T>(value_depth);
+    T* const to = group.out + r * value_depth;
+    for (index c = 0; c < value_depth; ++c) {
+      if (with == care::none || !(to[c] - to[c] == T(0))) {
+        to[c] = sum == T(0) ? T(0) : from[c] / sum * (1 / shrinking<T>(with));
+      }
+      finite = finite && to[c] - to[c] == T(0);
+    }
+  }
+  return finite;
+}
+
+/// Numbers that `decode` needs to work in.
+template <class T>
+index decode_memory_size(const problem<T>& p, index heads) {
+  return decode_memory<T>::size(p.depth, p.value_depth, heads * p.shape.queries);
+}
+
+/// One chunk of keys for a group of heads; with the care that `forward` takes where something is
+/// not finite.
+template <class T>
+void decode(const query_group<T>& group, const score_rules<T>& rules, T* memory) {
+  const problem<T>& p = group.p;
+  const decode_memory<T> at = decode_memory<T>::of(memory, p.depth, p.value_depth, group.rows());
+  gather_queries(group, at);
+  for (const care with : {care::none, care::exact, care::shrunk}) {
+    attend_chunk(group, rules, at, with);
+    if (collect(group, at, with)) break;
+  }
+}
+
+#if defined(ATTN_ENGINE_INSTANCE)
+ATTN_ENGINE_INSTANCE void decode<float>(const query_group<float>& group,
+                                        const score_rules<float>& rules, float* memory);
+ATTN_ENGINE_INSTANCE void decode<double>(const query_group<double>& group,
+                                         const score_rules<double>& rules, double* memory);
+#endif
+
+template <class T>
+engine_functions<T> functions() {
+  return {vec<T>::lanes, memory_size<T>, forward<T>, decode_memory_size<T>, decode<T>};
+}

@@ -1,0 +1,240 @@
+// Runs the fused kernel on all heads of all sequences of a call: what the tasks are, whose memory
+// they work in, and how the parts of a split sequence are put together.
+#pragma once
+
+#include <attn/kernel/dispatch.hpp>
+#include <attn/kernel/merge.hpp>
+#include <attn/options.hpp>
+#include <optional>
+
+namespace attn::detail {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// One sequence of a call: the problem of its first head, and the way from head to head.
+template <class S>
+struct sequence_call {
+  kernel::problem<S> first;
+  index heads = 1;
+  index key_heads = 1;
+  index query_head = 0;  // strides, in elements
+  index key_head = 0;
+  index value_head = 0;
+  index out_head = 0;
+  index log_sum_exp_head = 0;
+  index weights_head = 0;
+  const attn::sinks* sinks = nullptr;  // one or one a head
+
+  [[nodiscard]] index group() const { return heads / key_heads; }
+
+  [[nodiscard]] kernel::problem<S> head(index h) const {
+    kernel::problem<S> p = first;
+    const index key = h / group();
+    p.query = p.query.moved(h * query_head);
+    p.memory.key = p.memory.key.moved(key * key_head);
+    p.memory.value = p.memory.value.moved(key * value_head);
+    p.out = p.out.moved(h * out_head);
+    p.log_sum_exp = p.log_sum_exp.moved(h * log_sum_exp_head);
+    p.weights = p.weights.moved(h * weights_head);
+    p.head += static_cast<std::int32_t>(h);
+    if (sinks != nullptr) p.sink = static_cast<S>(sinks->of(p.head));
+    return p;
+  }
+
+  /// The heads that share key head g, and chunk n of their keys.
+  [[nodiscard]] kernel::query_group<S> chunk(index g, index n) const {
+    kernel::query_group<S> of;
+    of.p = head(g * group());
+    of.heads = group();
+    of.query_head = query_head;
+    of.begin = n * kernel::keys_a_chunk;
+    of.end = std::min<index>(of.begin + kernel::keys_a_chunk, first.shape.keys);
+    return of;
+  }
+};
+
+/// The tasks of a sequence: for each head its blocks of queries, or where few queries meet many
+/// keys, for each group of heads the chunks of its keys.
+struct sequence_tasks {
+  kernel::row_blocks blocks;
+  index chunks = 0;    // 0: the keys are not split
+  index count = 0;     // tasks
+  index partials = 0;  // numbers that the chunks leave
+  index memory = 0;    // numbers that a task works in
+};
+
+/// Few queries: these leave most lanes idle where the lanes are queries.
+inline constexpr index few_queries = 8;
+/// Many keys: fewer are over before a sum along the lanes has paid.
+inline constexpr index many_keys = 128;
+
+/// Whether the keys of a sequence are split. By numbers of queries and keys alone, so that a row
+/// has the same bits in whatever batch and on however many threads.
+template <class S>
+bool splits_keys(const sequence_call<S>& s, const options& options) {
+  const kernel::problem<S>& p = s.first;
+  const bool rows_lie_together = (p.memory.key.col_stride == 1 || p.depth <= 1) &&
+                                 (p.memory.value.col_stride == 1 || p.value_depth <= 1);
+  return !options.reproducible && p.weights.data == nullptr && rows_lie_together &&
+         p.shape.queries > 0 && p.shape.queries <= few_queries && p.shape.keys >= many_keys;
+}
+
+template <class S>
+sequence_tasks tasks_of(const sequence_call<S>& s, const kernel::engine_functions<S>& engine,
+                        const options& options) {
+  sequence_tasks tasks;
+  const kernel::problem<S>& p = s.first;
+  if (splits_keys(s, options)) {
+    tasks.chunks = (p.shape.keys + kernel::keys_a_chunk - 1) / kernel::keys_a_chunk;
+    tasks.count = s.key_heads * tasks.chunks;
+    tasks.partials = s.heads * tasks.chunks * p.shape.queries * (p.value_depth + 2);
+    tasks.memory = engine.decode_memory_size(p, s.group());
+  } else {
+    tasks.blocks = {p.shape.queries, engine.lanes};
+    tasks.count = s.heads * tasks.blocks.count();
+    tasks.memory = p.shape.queries == 0 ? 0 : engine.memory_size(p);
+  }
+  return tasks;
+}
+
+/// Where chunk n of group g leaves its results: out, highest and sum of every row.
+template <class S>
+void place_results(kernel::query_group<S>& chunk, S* partials, index number) {
+  const index rows = chunk.rows();
+  chunk.out = partials + number * rows * (chunk.p.value_depth + 2);
+  chunk.highest = chunk.out + rows * chunk.p.value_depth;
+  chunk.sum = chunk.highest + rows;
+}
+
+template <class S>
+void run_task(const sequence_call<S>& s, const sequence_tasks& tasks, index i, S* partials,
+              const kernel::engine_functions<S>& engine, const kernel::score_rules<S>& rules,
+              void* memory) {
+  if (tasks.chunks > 0) {
+    kernel::query_group<S> chunk = s.chunk(i / tasks.chunks, i % tasks.chunks);
+    place_results(chunk, partials, i);
+    engine.decode(chunk, rules, static_cast<S*>(memory));
+  } else {
+    const index block = i % tasks.blocks.count();
+    engine.forward(s.head(i / tasks.blocks.count()), rules, tasks.blocks.start(block),
+                   tasks.blocks.size(block), static_cast<S*>(memory));
+  }
+}
+
+/// Puts the chunks of a split sequence together.
+template <class S>
+void merge(const sequence_call<S>& s, const sequence_tasks& tasks, S* partials) {
+  const index queries = s.first.shape.queries;
+  const index value_depth = s.first.value_depth;
+  const index step = s.group() * queries * (value_depth + 2);
+  for (index h = 0; h < s.heads; ++h) {
+    kernel::query_group<S> chunk = s.chunk(h / s.group(), 0);
+    place_results(chunk, partials, h / s.group() * tasks.chunks);
+    const kernel::problem<S> p = s.head(h);
+    for (index i = 0; i < queries; ++i) {
+      const index row = h % s.group() * queries + i;
+      kernel::merge_chunks(chunk.out + row * value_depth, chunk.highest + row, chunk.sum + row,
+                           tasks.chunks, step, p, i);
+    }
+  }
+}
+
+/// The first task of each sequence, and where its partial results start.
+class task_starts {
+ public:
+  struct start {
+    index task = 0;
+    index partial = 0;
+  };
+
+  task_starts(index batch, workspace& memory) {
+    if (batch < few) {
+      at_ = here_;
+    } else {
+      there_.emplace(memory, static_cast<std::size_t>(batch + 1) * sizeof(start));
+      at_ = static_cast<start*>(there_->data());
+    }
+    batch_ = batch;
+    at_[0] = {};
+  }
+  task_starts(const task_starts&) = delete;
+  task_starts& operator=(const task_starts&) = delete;
+
+  void add(index b, const sequence_tasks& tasks) {
+    at_[b + 1] = {at_[b].task + tasks.count, at_[b].partial + tasks.partials};
+  }
+  [[nodiscard]] const start& operator[](index b) const { return at_[b]; }
+  [[nodiscard]] const start& end() const { return at_[batch_]; }
+
+  /// The sequence that a task belongs to.
+  [[nodiscard]] index find(index task) const {
+    const start* const after = std::upper_bound(
+        at_, at_ + batch_ + 1, task, [](index i, const start& of) { return i < of.task; });
+    return after - at_ - 1;
+  }
+
+ private:
+  static constexpr index few = 16;
+  start here_[few];
+  std::optional<workspace::lease> there_;
+  start* at_ = nullptr;
+  index batch_ = 0;
+};
+
+/// Runs every task of a call. `sequence(b)` gives sequence b. What fits into StackBytes needs no
+/// workspace.
+template <std::size_t StackBytes, class S, class Sequence>
+void run_kernel(simd set, index batch, const Sequence& sequence,
+                const kernel::score_rules<S>& rules, const options& options) {
+  const kernel::engine_functions<S> engine = kernel::engine_on<S>(set);
+  workspace own;
+  workspace& memory = options.workspace != nullptr ? *options.workspace : own;
+
+  task_starts starts(batch, memory);
+  index numbers = 0;
+  for (index b = 0; b < batch; ++b) {
+    const sequence_tasks tasks = tasks_of<S>(sequence(b), engine, options);
+    starts.add(b, tasks);
+    numbers = std::max(numbers, tasks.memory);
+  }
+  const index count = starts.end().task;
+  const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(S);
+  std::optional<workspace::lease> partials;
+  if (starts.end().partial > 0) {
+    partials.emplace(memory, static_cast<std::size_t>(starts.end().partial) * sizeof(S));
+  }
+  const auto partials_of = [&](index b) {
+    return partials ? static_cast<S*>(partials->data()) + starts[b].partial : nullptr;
+  };
+
+  const auto run = [&](index i, void* where) {
+    const index b = starts.find(i);
+    const auto& s = sequence(b);
+    run_task<S>(s, tasks_of<S>(s, engine, options), i - starts[b].task, partials_of(b), engine,
+                rules, where);
+  };
+  const auto run_on_stack = [&](index i) {
+    alignas(kernel::workspace_alignment) std::byte here[StackBytes];
+    run(i, here);
+  };
+  if (bytes <= StackBytes && count == 1) {
+    run_on_stack(0);
+  } else if (bytes <= StackBytes) {
+    options.executor(count, task(run_on_stack));
+  } else if (options.executor.is_serial()) {
+    const workspace::lease lease(memory, bytes);
+    for (index i = 0; i < count; ++i) run(i, lease.data());
+  } else {
+    options.executor(count, task([&](index i) {
+                       const workspace::lease lease(memory, bytes);
+                       run(i, lease.data());
+                     }));
+  }
+  for (index b = 0; partials && b < batch; ++b) {
+    const auto& s = sequence(b);
+    const sequence_tasks tasks = tasks_of<S>(s, engine, options);
+    if (tasks.chunks > 0) merge<S>(s, tasks, partials_of(b));
+  }
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn::detail

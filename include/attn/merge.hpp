@@ -1,0 +1,99 @@
+// Results over parts of the keys, put together: for a prefix that many sequences share and that is
+// attended to once, for keys on several machines.
+#pragma once
+
+#include <attn/heads.hpp>
+#include <attn/stages.hpp>
+#include <cmath>
+#include <limits>
+
+namespace attn {
+
+/// Puts results over disjoint sets of keys together, in place, row by row:
+///
+///     m = max(a, b);  out = (exp(a - m) out + exp(b - m) other) / (exp(a - m) + exp(b - m))
+///     a = m + ln(exp(a - m) + exp(b - m))         with a, b the log-sum-exps
+///
+/// which is the attention to all of the keys, up to rounding (Liu, Zaharia, Abbeel: Ring Attention
+/// with Blockwise Transformers, 2023, §3). A result over no keys is (0, -inf) and changes nothing.
+/// Leave sinks out of the parts: add one last by merging with (0, sink).
+///
+/// out, other_out: L x dv; log_sum_exp, other_log_sum_exp: L numbers; of one scalar type. Throws
+/// std::invalid_argument where shapes differ; nothing is written then.
+template <class O, class L, class P, class N>
+void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
+                const Eigen::DenseBase<P>& other_out,
+                const Eigen::DenseBase<N>& other_log_sum_exp) {
+  using scalar = typename L::Scalar;
+  static_assert(std::is_same_v<scalar, typename N::Scalar>,
+                "attn: both log-sum-exps should have one scalar type.");
+  static_assert(std::is_same_v<typename O::Scalar, typename P::Scalar>,
+                "attn: both results should have one scalar type.");
+  detail::require(other_out.rows() == out.rows() && other_out.cols() == out.cols(), "other_out is ",
+                  other_out.rows(), " x ", other_out.cols(), ", out is ", out.rows(), " x ",
+                  out.cols());
+  detail::require(log_sum_exp.size() == out.rows(), "log_sum_exp has ", log_sum_exp.size(),
+                  " numbers, out has ", out.rows(), " rows");
+  detail::require(other_log_sum_exp.size() == out.rows(), "other_log_sum_exp has ",
+                  other_log_sum_exp.size(), " numbers, out has ", out.rows(), " rows");
+  using std::exp;
+  using std::log;
+  const scalar lowest = -std::numeric_limits<scalar>::infinity();
+  const auto at = [](auto& vector, index i) -> decltype(auto) {
+    return vector.rows() == 1 ? vector.derived().coeffRef(0, i) : vector.derived().coeffRef(i, 0);
+  };
+  const auto of = [](const auto& vector, index i) {
+    return vector.rows() == 1 ? vector.derived().coeff(0, i) : vector.derived().coeff(i, 0);
+  };
+  for (index i = 0; i < out.rows(); ++i) {
+    const scalar a = of(log_sum_exp, i);
+    const scalar b = of(other_log_sum_exp, i);
+    if (b == lowest) continue;
+    if (a == lowest) {
+      out.row(i) = other_out.row(i);
+      at(log_sum_exp, i) = b;
+      continue;
+    }
+    const scalar m = a < b ? b : a;
+    const scalar of_a = exp(scalar(a - m));
+    const scalar of_b = exp(scalar(b - m));
+    const scalar sum = of_a + of_b;
+    for (index c = 0; c < out.cols(); ++c) {
+      auto& x = out.derived().coeffRef(i, c);
+      const auto y = detail::convert<scalar>(other_out.derived().coeff(i, c));
+      x = detail::convert<typename O::Scalar>(
+          scalar((of_a * detail::convert<scalar>(x) + of_b * y) / sum));
+    }
+    at(log_sum_exp, i) = m + log(sum);
+  }
+}
+
+/// The same for every head of every sequence: out is B x H x L x dv, log_sum_exp B x H x L x 1.
+template <class T, class S, detail::HeadsLike P, detail::HeadsLike N>
+void merge_into(const heads_view<T>& out, const heads_view<S>& log_sum_exp, const P& other_out,
+                const N& other_log_sum_exp) {
+  const auto other = detail::as_heads(other_out);
+  const auto other_lse = detail::as_heads(other_log_sum_exp);
+  detail::require(other.shape() == out.shape(), "other_out has the shape ", other.shape(),
+                  ", out has ", out.shape());
+  heads_shape of_lse = out.shape();
+  of_lse.width = 1;
+  detail::require(log_sum_exp.shape() == of_lse, "log_sum_exp has the shape ", log_sum_exp.shape(),
+                  ", it should have ", of_lse);
+  detail::require(other_lse.shape() == of_lse, "other_log_sum_exp has the shape ",
+                  other_lse.shape(), ", it should have ", of_lse);
+  for (index b = 0; b < out.batch(); ++b) {
+    for (index h = 0; h < out.heads(); ++h) {
+      auto head = out.head(b, h);
+      auto lse = log_sum_exp.head(b, h);
+      merge_into(head, lse, other.head(b, h), other_lse.head(b, h));
+    }
+  }
+}
+template <class T, class S, detail::HeadsLike P, detail::HeadsLike N>
+void merge_into(heads_array<T>& out, heads_array<S>& log_sum_exp, const P& other_out,
+                const N& other_log_sum_exp) {
+  merge_into(out.view(), log_sum_exp.view(), other_out, other_log_sum_exp);
+}
+
+}  // namespace attn

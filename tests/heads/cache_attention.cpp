@@ -1,0 +1,208 @@
+// Attention to caches: a run that appends token by token equals the one that has all keys at hand,
+// whatever the cache, and nothing but what is in it reaches a result.
+#include <attn/cache_attention.hpp>
+#include <attn/heads_attention.hpp>
+#include <attn/paged_cache.hpp>
+
+#include "heads/support.hpp"
+
+namespace attn_test {
+namespace {
+
+using attn::heads_array;
+
+template <class T>
+attn::contiguous_cache<T> contiguous(index batch, index heads, index capacity, index d, index dv) {
+  return attn::contiguous_cache<T>(
+      {.batch = batch, .capacity = capacity, .heads = heads, .key_width = d, .value_width = dv});
+}
+template <class T>
+attn::paged_cache<T> paged(index batch, index heads, index pages, index page_size, index d,
+                           index dv) {
+  return attn::paged_cache<T>(
+      std::make_shared<attn::page_pool<T>>(attn::page_pool_shape{.heads = heads,
+                                                                 .key_width = d,
+                                                                 .page_size = page_size,
+                                                                 .pages = pages,
+                                                                 .value_width = dv}),
+      batch);
+}
+
+struct sizes {
+  index batch = 2, heads = 4, key_heads = 2, d = 6, dv = 5, length = 320;
+};
+
+template <class T>
+void close_to(const attn::heads_view<const T>& a, const attn::heads_view<const T>& b) {
+  REQUIRE(a.shape() == b.shape());
+  double worst = 0;
+  for (index n = 0; n < a.batch(); ++n) {
+    for (index h = 0; h < a.heads(); ++h) {
+      worst =
+          std::max(worst, static_cast<double>((a.head(n, h) - b.head(n, h)).cwiseAbs().maxCoeff()));
+    }
+  }
+  CHECK(worst <= 64 * static_cast<double>(std::numeric_limits<T>::epsilon()));
+}
+
+// Appends in steps of several sizes and attends after each; `mask` is causal or narrower.
+template <class T, class Cache, class M>
+void check_run(generator& g, Cache cache, const sizes& n, const M& mask,
+               const std::vector<index>& steps) {
+  const auto q = any_heads<T>(g, {n.batch, n.heads, n.length, n.d}, attn::heads_order::blhd);
+  const auto k = any_heads<T>(g, {n.batch, n.key_heads, n.length, n.d}, attn::heads_order::blhd);
+  const auto v = any_heads<T>(g, {n.batch, n.key_heads, n.length, n.dv});
+  const auto whole = attn::scaled_dot_product_attention(q, k, v, mask, attn::alibi(0.02));
+  index at = 0;
+  for (std::size_t s = 0; at < n.length; ++s) {
+    const index step = std::min(steps[s % steps.size()], n.length - at);
+    cache.append(k.view().tokens(at, step), v.view().tokens(at, step));
+    const auto fresh = q.view().tokens(at, step);
+    CAPTURE(at, step);
+    for (const bool reproducible : {true, false}) {
+      const auto out = attn::scaled_dot_product_attention(
+          fresh, cache, mask, attn::alibi(0.02),
+          {.alignment = attn::bottom_right, .reproducible = reproducible});
+      if (reproducible) {
+        check_same(out, whole.view().tokens(at, step));
+      } else {
+        close_to<T>(out.view(), whole.view().tokens(at, step));
+      }
+    }
+    at += step;
+  }
+}
+
+template <class T>
+void check_caches(generator& g, const std::vector<index>& steps) {
+  const sizes n;
+  const auto causal = attn::causal();
+  const auto window = causal & attn::sliding_window(20, 0);
+  check_run<T>(g, contiguous<T>(n.batch, n.key_heads, n.length + 3, n.d, n.dv), n, causal, steps);
+  check_run<T>(g, contiguous<T>(n.batch, n.key_heads, n.length, n.d, n.dv), n, window, steps);
+  for (const index page : {1, 3, 16, 64, 400}) {
+    const index pages = n.batch * ((n.length + page - 1) / page);
+    check_run<T>(g, paged<T>(n.batch, n.key_heads, pages, page, n.d, n.dv), n, causal, steps);
+  }
+  const index most = *std::max_element(steps.begin(), steps.end());
+  for (const index capacity : {20 + most, 21 + most, index{150}, index{400}}) {
+    const attn::ring_cache<T> ring({.batch = n.batch,
+                                    .capacity = capacity,
+                                    .heads = n.key_heads,
+                                    .key_width = n.d,
+                                    .value_width = n.dv},
+                                   21);
+    check_run<T>(g, ring, n, window, steps);
+  }
+}
+
+TEST_CASE("a cached run is the uncached one") {
+  generator g(701);
+  check_caches<float>(g, {1});
+  check_caches<float>(g, {7, 1, 1, 30});
+  check_caches<double>(g, {2, 9, 1});
+}
+
+TEST_CASE("sequences of different lengths, padded on either side") {
+  generator g(702);
+  for (const auto side : {attn::padding::right, attn::padding::left}) {
+    auto a = contiguous<float>(3, 2, 400, 6, 5);
+    auto b = paged<float>(3, 2, 80, 16, 6, 5);
+    const std::vector<int> counts{200, 0, 131};
+    const auto k = any_heads<float>(g, {3, 2, 200, 6}), v = any_heads<float>(g, {3, 2, 200, 5});
+    a.append(k, v, counts, side);
+    b.append(k, v, counts, side);
+    for (const index queries : {1, 9}) {
+      const auto q = any_heads<float>(g, {3, 4, queries, 6});
+      const attn::options options{.alignment = attn::bottom_right};
+      const auto out = attn::scaled_dot_product_attention(q, a, attn::causal(), options);
+      check_same(attn::scaled_dot_product_attention(q, b, attn::causal(), options), out);
+      for (index n = 0; n < 3; ++n) {
+        const index count = counts[static_cast<std::size_t>(n)];
+        const index first = side == attn::padding::left ? 200 - count : 0;
+        const auto alone = attn::scaled_dot_product_attention(
+            q.view().sequences(n, 1), k.view().sequences(n, 1).tokens(first, count),
+            v.view().sequences(n, 1).tokens(first, count), attn::causal(), options);
+        check_same(out.view().sequences(n, 1), alone);
+      }
+    }
+  }
+}
+
+TEST_CASE("truncated, forked and grown again") {
+  generator g(703);
+  const auto k = any_heads<float>(g, {1, 2, 60, 6}), v = any_heads<float>(g, {1, 2, 60, 6});
+  const auto other = any_heads<float>(g, {1, 2, 10, 6});
+  auto cache = paged<float>(2, 2, 12, 16, 6, 6);
+  cache.append(0, k.view().tokens(0, 40), v.view().tokens(0, 40));
+  cache.fork(0, 1);
+  cache.append(1, other, other);
+  cache.truncate(0, 25);
+  cache.append(0, k.view().tokens(25, 35), v.view().tokens(25, 35));
+  const auto q = any_heads<float>(g, {2, 2, 1, 6});
+  const auto out = attn::scaled_dot_product_attention(q, cache);
+  check_same(out.view().sequences(0, 1),
+             attn::scaled_dot_product_attention(q.view().sequences(0, 1), k, v));
+  auto forked = contiguous<float>(1, 2, 50, 6, 6);
+  forked.append(k.view().tokens(0, 40), v.view().tokens(0, 40));
+  forked.append(other, other);
+  check_same(out.view().sequences(1, 1),
+             attn::scaled_dot_product_attention(q.view().sequences(1, 1), forked));
+}
+
+// NaN wherever the cache has memory that is not of the sequence.
+TEST_CASE("unused capacity, freed pages and other sequences are inert") {
+  generator g(704);
+  const auto k = any_heads<float>(g, {2, 1, 150, 6}), q = any_heads<float>(g, {2, 2, 2, 6});
+  heads_array<float> bad({2, 1, 150, 6});
+  for (index n = 0; n < bad.shape().size(); ++n) {
+    bad.data()[n] = std::numeric_limits<float>::quiet_NaN();
+  }
+  const auto expected = attn::scaled_dot_product_attention(q, k, k);
+  const auto check = [&](auto& cache) {
+    cache.append(bad, bad);
+    cache.truncate(0);
+    cache.append(k, k);
+    check_same(attn::scaled_dot_product_attention(q, cache), expected);
+    cache.truncate(1, 0);
+    cache.append(1, bad.view().sequences(1, 1), bad.view().sequences(1, 1));
+    const auto mixed = attn::scaled_dot_product_attention(q, cache);
+    check_same(mixed.view().sequences(0, 1), expected.view().sequences(0, 1));
+    CHECK(mixed.head(1, 0).array().isNaN().all());
+  };
+  auto a = contiguous<float>(2, 1, 200, 6, 6);
+  auto b = paged<float>(2, 1, 40, 8, 6, 6);
+  check(a);
+  check(b);
+}
+
+TEST_CASE("masks in memory, weights, and bad input") {
+  generator g(705);
+  auto cache = contiguous<float>(2, 2, 30, 6, 5);
+  const auto k = any_heads<float>(g, {2, 2, 20, 6}), v = any_heads<float>(g, {2, 2, 20, 5});
+  const std::vector<int> counts{20, 12};
+  cache.append(k, v, counts, attn::padding::right);
+  const auto q = any_heads<float>(g, {2, 4, 3, 6});
+  const auto bias = any_heads<float>(g, {2, 1, 3, 20});
+  heads_array<float> weights, expected_weights;
+  const auto out = attn::scaled_dot_product_attention(q, cache, bias, {.weights = weights});
+  const auto expected = attn::scaled_dot_product_attention(
+      q, k, v, bias, {.key_lengths = counts, .weights = expected_weights});
+  check_same(out, expected);
+  check_same(weights, expected_weights);
+
+  const auto wide = any_heads<float>(g, {2, 4, 3, 7}), three = any_heads<float>(g, {2, 3, 3, 6});
+  const auto one = any_heads<float>(g, {1, 4, 3, 6});
+  const auto call = [&](const auto& query, const attn::options& options = {}) {
+    return [&, options] { attn::scaled_dot_product_attention(query, cache, options); };
+  };
+  CHECK(missing(call(wide), {"cache has width 6, query has 7"}) == "");
+  CHECK(missing(call(three), {"cache has 2 heads", "divide the 3"}) == "");
+  CHECK(missing(call(one), {"cache has 2 sequences, query has 1"}) == "");
+  CHECK(missing(call(q, {.key_lengths = counts}), {"key_lengths", "truncate"}) == "");
+  const auto causal = [&] { attn::scaled_dot_product_attention(q, cache, attn::causal()); };
+  CHECK(missing(causal, {"alignment"}) == "");
+}
+
+}  // namespace
+}  // namespace attn_test

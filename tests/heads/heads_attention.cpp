@@ -1,0 +1,353 @@
+// Many heads in one call: the one-head call in a loop, bit for bit, for every layout, grouping,
+// mask and length, and nothing of padding in the result.
+#include <attn/heads_attention.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
+
+#include "heads/support.hpp"
+
+namespace attn_test {
+namespace {
+
+using attn::heads_array;
+using attn::heads_order;
+using attn::heads_shape;
+using attn::heads_view;
+
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+struct sizes {
+  index batch = 2, heads = 6, key_heads = 2, queries = 9, keys = 13, d = 5, dv = 7;
+};
+
+// Each head by the one-head call, with that head's own mask and score change.
+template <class T, class Mask, class Change>
+void check_heads(const heads_view<const T>& q, const heads_view<const T>& k,
+                 const heads_view<const T>& v, const attn::options& options, const Mask& mask,
+                 const Change& change, const heads_array<T>& out,
+                 const heads_array<attn::accumulator_t<T>>& lse,
+                 const heads_array<attn::accumulator_t<T>>& weights) {
+  for (index b = 0; b < q.batch(); ++b) {
+    const index queries = options.query_lengths ? options.query_lengths[b] : q.length();
+    const index keys = options.key_lengths ? options.key_lengths[b] : k.length();
+    const index from = k.batch() == 1 ? 0 : b;
+    for (index h = 0; h < q.heads(); ++h) {
+      const index group = h / (q.heads() / k.heads());
+      CAPTURE(b, h, queries, keys);
+      Eigen::Matrix<attn::accumulator_t<T>, Eigen::Dynamic, Eigen::Dynamic> head_weights;
+      Eigen::Matrix<attn::accumulator_t<T>, Eigen::Dynamic, 1> head_lse;
+      attn::options one{.alignment = options.alignment, .scale = options.scale};
+      one.sink = options.sink.of(h);
+      one.log_sum_exp = head_lse;
+      if (options.weights) one.weights = head_weights;
+      const auto expected = attn::scaled_dot_product_attention(
+          q.head(b, h).topRows(queries), k.head(from, group).topRows(keys),
+          v.head(from, group).topRows(keys), mask(b, h), change(b, h), one);
+      CHECK(same_bits(out.head(b, h).topRows(queries), expected));
+      CHECK(same_bits(lse.head(b, h).topRows(queries), head_lse));
+      CHECK((out.head(b, h).bottomRows(q.length() - queries).array() == T(0)).all());
+      if (options.weights) {
+        const auto all = weights.head(b, h);
+        CHECK(same_bits(all.topLeftCorner(queries, keys), head_weights));
+        CHECK((all.bottomRows(q.length() - queries).array() == 0).all());
+        CHECK((all.rightCols(k.length() - keys).array() == 0).all());
+      }
+    }
+  }
+}
+
+template <class T>
+void check_all(generator& g, const sizes& n, heads_order order) {
+  CAPTURE(n.queries, n.keys, n.heads, n.key_heads, order == heads_order::blhd);
+  const auto q = any_heads<T>(g, {n.batch, n.heads, n.queries, n.d}, order);
+  const auto k = any_heads<T>(g, {n.batch, n.key_heads, n.keys, n.d}, order);
+  const auto v = any_heads<T>(g, {n.batch, n.key_heads, n.keys, n.dv}, order);
+  heads_array<attn::accumulator_t<T>> lse, weights;
+  for (const bool with_weights : {false, true}) {
+    attn::options options{.alignment = attn::bottom_right, .log_sum_exp = lse};
+    if (with_weights) options.weights = weights;
+    const auto plain = [](index, index) { return attn::identity(); };
+    const auto check = [&](const auto& mask, const auto& change, const auto& head_change) {
+      const auto out = attn::scaled_dot_product_attention(q, k, v, mask, change, options);
+      CHECK(out.order() == (n.heads == 1 ? heads_order::bhld : order));
+      check_heads<T>(
+          q.view(), k.view(), v.view(), options, [&](index, index) { return mask; }, head_change,
+          out, lse, weights);
+    };
+    check(attn::none(), attn::identity(), plain);
+    check(attn::causal(), attn::identity(), plain);
+    check(attn::sliding_window(3, 1), attn::softcap(2),
+          [](index, index) { return attn::softcap(2); });
+    check(attn::none(), attn::alibi(attn::alibi_slopes(n.heads)), [&](index, index h) {
+      return attn::alibi(attn::alibi_slopes(n.heads)[static_cast<std::size_t>(h)]);
+    });
+  }
+}
+
+TEST_CASE("every layout, grouping and length gives the one-head call's bits") {
+  generator g(401);
+  for (const heads_order order : {heads_order::bhld, heads_order::blhd}) {
+    for (const auto& [heads, key_heads] : {std::pair<index, index>{1, 1}, {4, 4}, {6, 2}, {5, 1}}) {
+      check_all<float>(g, {.heads = heads, .key_heads = key_heads}, order);
+      check_all<float>(g, {.heads = heads, .key_heads = key_heads, .queries = 60, .keys = 140},
+                       order);
+      check_all<float>(g, {.heads = heads, .key_heads = key_heads, .queries = 3, .keys = 1100},
+                       order);
+      check_all<double>(g, {.heads = heads, .key_heads = key_heads, .queries = 2, .keys = 200},
+                        order);
+    }
+    check_all<Eigen::half>(g, {}, order);
+    check_all<float>(g, {.batch = 20, .heads = 2, .queries = 1, .keys = 150}, order);
+  }
+}
+
+TEST_CASE("lengths of sequences, with what is awful beyond them") {
+  generator g(402);
+  for (const heads_order order : {heads_order::bhld, heads_order::blhd}) {
+    auto q = any_heads<float>(g, {4, 4, 9, 6}, order);
+    auto k = any_heads<float>(g, {4, 2, 300, 6}, order);
+    auto v = any_heads<float>(g, {4, 2, 300, 5}, order);
+    const std::vector<int> queries{9, 0, 3, 7};
+    const std::vector<attn::index> keys{300, 17, 0, 141};
+    for (index b = 0; b < 4; ++b) {
+      const auto at = static_cast<std::size_t>(b);
+      for (index h = 0; h < 4; ++h) q.head(b, h).bottomRows(9 - queries[at]).setConstant(nan);
+      for (index h = 0; h < 2; ++h) k.head(b, h).bottomRows(300 - keys[at]).setConstant(nan);
+      for (index h = 0; h < 2; ++h) v.head(b, h).bottomRows(300 - keys[at]).setConstant(nan);
+    }
+    heads_array<float> lse, weights;
+    attn::options options{.alignment = attn::bottom_right,
+                          .key_lengths = keys,
+                          .log_sum_exp = lse,
+                          .query_lengths = queries};
+    for (const bool with_weights : {false, true}) {
+      if (with_weights) options.weights = weights;
+      const auto out = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
+      check_heads<float>(
+          q.view(), k.view(), v.view(), options, [](index, index) { return attn::causal(); },
+          [](index, index) { return attn::identity(); }, out, lse, weights);
+      CHECK(lse(1, 0, 4, 0) == -std::numeric_limits<float>::infinity());
+      CHECK(lse(2, 3, 0, 0) == -std::numeric_limits<float>::infinity());
+    }
+    // Padding as a mask hides the same and moves no alignment.
+    options.query_lengths = {};
+    options.weights = {};
+    for (index i = 0; i < q.shape().size(); ++i)
+      q.data()[i] = std::isnan(q.data()[i]) ? 1 : q.data()[i];
+    options.alignment = attn::offset(300);
+    const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
+    options.key_lengths = {};
+    const auto by_mask =
+        attn::scaled_dot_product_attention(q, k, v, attn::key_padding(keys), options);
+    for (index i = 0; i < by_mask.shape().size(); ++i) {
+      REQUIRE(std::abs(by_mask.data()[i] - by_length.data()[i]) < 1e-5f);
+    }
+  }
+}
+
+TEST_CASE("masks of many heads, with extents of 1") {
+  generator g(403);
+  const sizes n{.queries = 20, .keys = 150};
+  const auto q = any_heads<float>(g, {n.batch, n.heads, n.queries, n.d});
+  const auto k = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.d});
+  const auto v = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.dv});
+  heads_array<float> lse, weights;
+  const attn::options options{.log_sum_exp = lse};
+  const auto plain = [](index, index) { return attn::identity(); };
+  for (const index batch : {index{1}, n.batch}) {
+    for (const index heads : {index{1}, n.heads}) {
+      for (const index rows : {index{1}, n.queries}) {
+        CAPTURE(batch, heads, rows);
+        const auto bias = any_heads<float>(g, {batch, heads, rows, n.keys});
+        heads_array<bool> visible({batch, heads, rows, n.keys}, heads_order::blhd);
+        for (index i = 0; i < visible.shape().size(); ++i) visible.data()[i] = g.chance(0.6);
+        const auto of = [&](const auto& mask) {
+          return [&](index b, index h) {
+            using element = std::remove_cvref_t<decltype(mask(0, 0, 0, 0))>;
+            return attn::as_mask(Eigen::Matrix<element, Eigen::Dynamic, Eigen::Dynamic>(
+                mask.head(batch == 1 ? 0 : b, heads == 1 ? 0 : h)));
+          };
+        };
+        auto out = attn::scaled_dot_product_attention(q, k, v, bias, options);
+        check_heads<float>(q.view(), k.view(), v.view(), options, of(bias), plain, out, lse,
+                           weights);
+        out = attn::scaled_dot_product_attention(q, k, v, visible, options);
+        check_heads<float>(q.view(), k.view(), v.view(), options, of(visible), plain, out, lse,
+                           weights);
+        out = attn::scaled_dot_product_attention(q, k, v, attn::as_mask(visible) & bias, options);
+        check_heads<float>(
+            q.view(), k.view(), v.view(), options,
+            [&](index b, index h) { return of(visible)(b, h) & of(bias)(b, h); }, plain, out, lse,
+            weights);
+      }
+    }
+  }
+}
+
+TEST_CASE("sinks, one a head") {
+  generator g(404);
+  for (const index keys : {40, 300}) {
+    const auto q = any_heads<float>(g, {2, 4, 3, 6}), k = any_heads<float>(g, {2, 4, keys, 6});
+    heads_array<float> lse, weights;
+    const std::vector<float> logits{0.5f, -1, -std::numeric_limits<float>::infinity(), 3};
+    const attn::options options{.log_sum_exp = lse, .sink = logits};
+    const auto out = attn::scaled_dot_product_attention(q, k, k, options);
+    check_heads<float>(
+        q.view(), k.view(), k.view(), options, [](index, index) { return attn::none(); },
+        [](index, index) { return attn::identity(); }, out, lse, weights);
+  }
+}
+
+TEST_CASE("one sequence of keys serves a batch") {
+  generator g(405);
+  const auto q = any_heads<float>(g, {3, 4, 5, 6}), k = any_heads<float>(g, {1, 2, 200, 6});
+  heads_array<float> lse, weights;
+  const attn::options options{.log_sum_exp = lse};
+  const auto out = attn::scaled_dot_product_attention(q, k, k, options);
+  check_heads<float>(
+      q.view(), k.view(), k.view(), options, [](index, index) { return attn::none(); },
+      [](index, index) { return attn::identity(); }, out, lse, weights);
+}
+
+// The same numbers in every form that a view is made of.
+TEST_CASE("views of matrices, tensors and pointers are the same call") {
+  generator g(406);
+  const index batch = 2, heads = 3, length = 10, d = 4;
+  const auto packed = any_matrix<matrix<float>>(g, batch * length, 3 * heads * d);
+  const auto parts = attn::split_qkv(packed, heads, heads, batch);
+  const auto expected = attn::scaled_dot_product_attention(parts.query, parts.key, parts.value);
+  CHECK(expected.order() == heads_order::blhd);
+
+  const auto check = [&](const auto& q, const auto& k, const auto& v) {
+    check_same(attn::scaled_dot_product_attention(q, k, v), expected);
+  };
+  const auto side = heads * d;
+  const matrix<float> q = packed.leftCols(side), k = packed.middleCols(side, side),
+                      v = packed.rightCols(side);
+  check(attn::split_heads(q, heads, batch), attn::split_heads(k, heads, batch),
+        attn::split_heads(v, heads, batch));
+  const Eigen::MatrixXf q_columns = q, k_columns = k, v_columns = v;
+  check(attn::split_heads(q_columns, heads, batch), attn::split_heads(k_columns, heads, batch),
+        attn::split_heads(v_columns, heads, batch));
+  const heads_shape n{batch, heads, length, d};
+  check(attn::blhd(q.data(), n), attn::blhd(k.data(), n), attn::blhd(v.data(), n));
+
+  Eigen::Tensor<float, 4, Eigen::RowMajor> tensor(batch, length, heads, d);
+  std::copy_n(k.data(), k.size(), tensor.data());
+  check(parts.query, attn::blhd(tensor), parts.value);
+  Eigen::Tensor<float, 4> columns(batch, heads, length, d);
+  for (index b = 0; b < batch; ++b) {
+    for (index h = 0; h < heads; ++h) {
+      for (index i = 0; i < length; ++i) {
+        for (index c = 0; c < d; ++c) columns(b, h, i, c) = parts.key(b, h, i, c);
+      }
+    }
+  }
+  check(parts.query, attn::bhld(columns), parts.value);
+  const Eigen::TensorMap<const Eigen::Tensor<float, 4>> map(columns.data(), columns.dimensions());
+  check(parts.query, attn::bhld(map), parts.value);
+
+  // Into a block of a larger matrix, beside the input.
+  matrix<float> wide(batch * length, 4 * heads * d);
+  wide.leftCols(3 * side) = packed;
+  const auto inside = attn::split_qkv(wide.leftCols(3 * side), heads, heads, batch);
+  const auto result = attn::split_heads(wide.rightCols(side), heads, batch);
+  attn::scaled_dot_product_attention_into(result, inside.query, inside.key, inside.value);
+  check_same(result, expected);
+  CHECK(wide.leftCols(3 * side) == packed);
+}
+
+TEST_CASE("parts of a batch and any number of threads have the same bits") {
+  generator g(407);
+  for (const index queries : {2, 70}) {
+    const auto q = any_heads<float>(g, {4, 4, queries, 8}), k = any_heads<float>(g, {4, 2, 260, 8});
+    const auto whole = attn::scaled_dot_product_attention(q, k, k);
+    const auto part = attn::scaled_dot_product_attention(
+        q.view().sequences(1, 2), k.view().sequences(1, 2), k.view().sequences(1, 2));
+    check_same(part, whole.view().sequences(1, 2));
+    check_same(attn::scaled_dot_product_attention(q, k, k, {.executor = attn::std_threads(3)}),
+               whole);
+  }
+}
+
+TEST_CASE("nothing in, nothing out") {
+  generator g(408);
+  const auto none = any_heads<float>(g, {0, 4, 3, 6}), k = any_heads<float>(g, {1, 2, 5, 6});
+  CHECK(attn::scaled_dot_product_attention(none, k, k).shape() == heads_shape{0, 4, 3, 6});
+  const auto q = any_heads<float>(g, {2, 4, 3, 6}), no_keys = any_heads<float>(g, {2, 2, 0, 6});
+  heads_array<float> lse;
+  const auto out = attn::scaled_dot_product_attention(q, no_keys, no_keys, {.log_sum_exp = lse});
+  CHECK(out.shape() == q.shape());
+  CHECK((out.head(1, 3).array() == 0).all());
+  CHECK(lse(1, 3, 2, 0) == -std::numeric_limits<float>::infinity());
+  const auto no_queries = any_heads<float>(g, {2, 4, 0, 6});
+  CHECK(attn::scaled_dot_product_attention(no_queries, k, k).shape() == no_queries.shape());
+}
+
+TEST_CASE("bad input is refused, and nothing is written") {
+  generator g(409);
+  const auto q = any_heads<float>(g, {2, 4, 3, 6}), k = any_heads<float>(g, {2, 2, 5, 6});
+  const auto call = [&](const auto& query, const auto& key, const auto& value,
+                        const attn::options& options = {}) {
+    return [&, options] { attn::scaled_dot_product_attention(query, key, value, options); };
+  };
+  const auto shaped = [&](const heads_shape& n) { return any_heads<float>(g, n); };
+  CHECK(missing(call(q, shaped({3, 2, 5, 6}), k), {"key has 3 sequences", "query has 2"}) == "");
+  CHECK(missing(call(q, k, shaped({3, 2, 5, 6})), {"value has 3 sequences", "query has 2"}) == "");
+  CHECK(missing(call(q, shaped({2, 3, 5, 6}), shaped({2, 3, 5, 6})),
+                {"key has 3 heads", "divide the 4"}) == "");
+  CHECK(missing(call(q, k, shaped({2, 1, 5, 6})), {"value has 1 heads", "key has 2"}) == "");
+  CHECK(missing(call(q, k, shaped({2, 2, 4, 6})), {"value has 4 tokens", "key has 5"}) == "");
+  const auto wide = shaped({2, 2, 5, 7});
+  CHECK(missing(call(q, wide, k), {"key has width 7", "query has 6"}) == "");
+  const std::vector<int> two{5, 6}, three{1, 2, 3}, negative{-1, 3};
+  CHECK(missing(call(q, k, k, {.key_lengths = three}), {"key_lengths has 3", "2 sequences"}) == "");
+  CHECK(missing(call(q, k, k, {.key_lengths = two}),
+                {"key_lengths has length 6 for sequence 1", "between 0 and 5"}) == "");
+  CHECK(missing(call(q, k, k, {.query_lengths = negative}), {"query_lengths has length -1"}) == "");
+  const std::vector<float> logits{1, 2, 3};
+  CHECK(missing(call(q, k, k, {.sink = logits}), {"sink has 3 logits", "4"}) == "");
+  const auto causal = [&] { attn::scaled_dot_product_attention(q, k, k, attn::causal()); };
+  CHECK(missing(causal, {"query has 3 rows", "key has 5", "alignment"}) == "");
+  const auto mask = shaped({2, 3, 3, 5});
+  const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };
+  CHECK(missing(masked, {"mask has the shape 2 x 3 x 3 x 5", "2 x 4 x 3 x 5"}) == "");
+  const std::vector<int> too_long{2, 6};
+  const auto padded = [&] {
+    attn::scaled_dot_product_attention(q, k, k, attn::key_padding(too_long));
+  };
+  CHECK(missing(padded, {"key_padding has length 6", "5 rows"}) == "");
+
+  Eigen::VectorXf vector;
+  CHECK(missing(call(q, k, k, {.log_sum_exp = vector}),
+                {"log_sum_exp is a matrix", "2 x 4 x 3 x 1"}) == "");
+  heads_array<double> doubles;
+  CHECK(missing(call(q, k, k, {.log_sum_exp = doubles}), {"double", "float"}) == "");
+  heads_array<float> out({2, 4, 3, 5});
+  for (index i = 0; i < out.shape().size(); ++i) out.data()[i] = 7;
+  const auto into = [&](const attn::output& to, const attn::options& options = {}) {
+    return [&, options, to] { attn::scaled_dot_product_attention_into(to, q, k, k, options); };
+  };
+  CHECK(missing(into(out.view()), {"out has the shape 2 x 4 x 3 x 5", "2 x 4 x 3 x 6"}) == "");
+  CHECK(missing(into({}), {"out is nothing"}) == "");
+  auto aliased = q;
+  const auto over = [&] { attn::scaled_dot_product_attention_into(aliased.view(), aliased, k, k); };
+  CHECK(missing(over, {"out overlaps query"}) == "");
+  heads_array<float> both(q.shape());
+  CHECK(missing(into(both, {.log_sum_exp = both}), {"log_sum_exp overlaps out"}) == "");
+  const heads_view<float> repeated(both.data(), q.shape(), {72, 0, 6, 1});
+  CHECK(missing(into(repeated), {"out has strides", "overlap"}) == "");
+  CHECK((out.head(1, 1).array() == 7).all());
+
+  const matrix<float> m = matrix<float>::Ones(6, 8);
+  CHECK(missing([&] { static_cast<void>(attn::split_heads(m, 3)); }, {"heads is 3", "8 columns"}) ==
+        "");
+  CHECK(missing([&] { static_cast<void>(attn::split_heads(m, 2, 4)); }, {"batch is 4", "6 rows"}) ==
+        "");
+  CHECK(missing([&] { heads_view<const float>(m.data(), {1, -1, 2, 2}, {}); },
+                {"1 x -1 x 2 x 2"}) == "");
+  CHECK(missing([&] { attn::bhld<const float>(nullptr, {1, 1, 2, 2}); }, {"data is null"}) == "");
+  CHECK(missing([&] { static_cast<void>(q.view().tokens(2, 2)); }, {"tokens [2, 4)", "3"}) == "");
+}
+
+}  // namespace
+}  // namespace attn_test
