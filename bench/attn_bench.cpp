@@ -28,13 +28,20 @@ constexpr line table[] = {
     {"forward", "float", "1x8x1024x64", "additive boolean alibi lambda softcap", "1"},
     {"forward", "float", "1x8x1024x64", "column_major", "1"},
     {"forward", "float", "1x1x512x64 1x1x2048x64 1x1x16384x64 1x1x65536x64", "window256", "1"},
-    {"forward", "float", "1x8:2x1024x64", "causal", "1"},
+    {"forward", "float", "1x8:2x1024x64 1x32:8x1024x128", "causal", "1"},
+    {"forward", "float", "4x8x1024x64", "none blhd", "1"},
     {"forward", "float", "1x8x77:4096x64", "none", "1"},
     {"forward", "float", "1x8x1:4096x64 1x32:8x1:8192x128", "none causal", "1"},
     {"forward", "float", "1x1x4x8 1x1x16x8 1x1x16x64 1x1x64x64", "none", "1"},
     {"forward", "double", "1x8x1024x64", "none causal", "1"},
     {"forward", "float", "1x8x1024x64 1x8x4096x64 1x12x197x64", "none", "2"},
     {"forward", "float", "1x8x1024x64", "causal", "2"},
+    // Sequences of 16 lengths, one after the other in memory.
+    {"packed", "float", "16x8x1024x64", "none blhd", "1"},
+    // One query a head against a cache, beyond the processor's caches; and appending a token to
+    // one.
+    {"decode", "float", "1x32:8x1:8192x128 1x32:8x1:32768x128", "contiguous paged16", "1 2"},
+    {"append", "float", "1x8x1:4096x128", "contiguous paged16", "1"},
     // Naive Eigen, with the best flags of the machine.
     {"naive", "float", "1x8x512x64 1x8x1024x64 1x8x1024x128", "none causal", "1"},
     {"naive", "float", "1x8x4096x64 1x8x4096x128", "none causal", "1"},
@@ -62,6 +69,9 @@ template <class Scalar>
 void run(benchmark::State& state, bench::benchmark_case& c) {
   if (c.work.what == "forward") return bench::forward<Scalar>(state, c);
   if (c.work.what == "naive") return bench::naive<Scalar>(state, c);
+  if (c.work.what == "packed") return bench::packed(state, c);
+  if (c.work.what == "decode") return bench::decode(state, c);
+  if (c.work.what == "append") return bench::append(state, c);
   bench::stage<Scalar>(state, c);
 }
 
@@ -70,7 +80,8 @@ void add(const std::string& name) {
       [c = bench::benchmark_case{bench::parse(name), {}}](benchmark::State& state) mutable {
         c.work.type == "double" ? run<double>(state, c) : run<float>(state, c);
       };
-  benchmark::RegisterBenchmark(name.c_str(), body);
+  auto* const registered = benchmark::RegisterBenchmark(name.c_str(), body);
+  if (name.starts_with("packed/") || name.starts_with("append/")) registered->UseManualTime();
 }
 
 void add_each(const line& l) {

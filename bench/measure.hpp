@@ -73,6 +73,9 @@ void with_feature(const workload& w, const inputs<Scalar>& in, const Use& use) {
   switch (w.feature) {
     case feature::none:
     case feature::column_major:
+    case feature::blhd:
+    case feature::contiguous:
+    case feature::paged16:
       return use(attn::none(), attn::identity());
     case feature::causal:
       return use(attn::causal(), attn::identity());
@@ -100,5 +103,10 @@ template <class Scalar>
 void stage(benchmark::State& state, benchmark_case& c);
 template <class Scalar>
 void naive(benchmark::State& state, benchmark_case& c);
+
+// For float alone; packed and append take the time by hand.
+void packed(benchmark::State& state, benchmark_case& c);
+void decode(benchmark::State& state, benchmark_case& c);
+void append(benchmark::State& state, benchmark_case& c);
 
 }  // namespace bench

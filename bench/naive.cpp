@@ -9,7 +9,7 @@ template <class Scalar>
 void naive(benchmark::State& state, benchmark_case& c) {
   const workload& w = c.work;
   const inputs<Scalar>& in = inputs_of<Scalar>(w);
-  tensor<Scalar> out(w.all_heads(), w.queries, w.width, false);
+  tensor<Scalar> out({w.batch, w.heads, w.queries, w.width}, w.feature);
   const auto call = [&] {
     for (index head = 0; head < w.all_heads(); ++head) {
       const index key_head = w.key_head(head);

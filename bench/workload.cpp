@@ -14,7 +14,7 @@
 namespace bench {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, feature>, 9> features = {{
+constexpr std::array<std::pair<std::string_view, feature>, 12> features = {{
     {"none", feature::none},
     {"causal", feature::causal},
     {"window256", feature::window256},
@@ -24,6 +24,9 @@ constexpr std::array<std::pair<std::string_view, feature>, 9> features = {{
     {"lambda", feature::lambda},
     {"softcap", feature::softcap},
     {"column_major", feature::column_major},
+    {"blhd", feature::blhd},
+    {"contiguous", feature::contiguous},
+    {"paged16", feature::paged16},
 }};
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -49,6 +52,9 @@ double changed(const workload& w, const inputs<Scalar>& in, double s, index i, i
   switch (w.feature) {
     case feature::none:
     case feature::column_major:
+    case feature::blhd:
+    case feature::contiguous:
+    case feature::paged16:
       return s;
     case feature::causal:
       return j <= p ? s : hidden;
@@ -98,25 +104,29 @@ workload parse(const std::string& name) {
 }
 
 template <class Scalar>
-tensor<Scalar>::tensor(index heads, index rows, index cols, bool column_major)
-    : heads_(heads),
-      rows_(rows),
-      cols_(cols),
-      column_major_(column_major),
-      data_(nullptr, &std::free) {
+tensor<Scalar>::tensor(const attn::heads_shape& shape, feature layout)
+    : data_(nullptr, &std::free) {
   constexpr std::size_t line = 64;
-  const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(Scalar);
+  const std::size_t bytes = static_cast<std::size_t>(shape.size()) * sizeof(Scalar);
   data_.reset(static_cast<Scalar*>(std::aligned_alloc(line, (bytes + line - 1) / line * line)));
+  const index head = shape.length * shape.width;
+  if (layout == feature::blhd) {
+    view_ = attn::blhd(data_.get(), shape);
+  } else if (layout == feature::column_major) {
+    view_ = {data_.get(), shape, {shape.heads * head, head, 1, shape.length}};
+  } else {
+    view_ = attn::bhld(data_.get(), shape);
+  }
 }
 
 template <class Scalar>
 inputs<Scalar>::inputs(const workload& w)
-    : query(w.all_heads(), w.queries, w.width, w.feature == feature::column_major),
-      key(w.batch * w.key_heads, w.keys, w.width, w.feature == feature::column_major),
-      value(w.batch * w.key_heads, w.keys, w.width, w.feature == feature::column_major) {
+    : query({w.batch, w.heads, w.queries, w.width}, w.feature),
+      key({w.batch, w.key_heads, w.keys, w.width}, w.feature),
+      value({w.batch, w.key_heads, w.keys, w.width}, w.feature) {
   std::mt19937 generator(1);
   for (tensor<Scalar>* t : {&query, &key, &value}) {
-    fill_with_normal_numbers(t->head(0), t->size(), generator);
+    fill_with_normal_numbers(t->data(), t->size(), generator);
   }
   if (w.feature == feature::additive) {
     bias.resize(w.queries, w.keys);

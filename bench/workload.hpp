@@ -24,6 +24,9 @@ enum class feature {
   lambda,
   softcap,
   column_major,  // no mask; query, key and value of each head are column-major
+  blhd,          // no mask; batch, length, heads, width in memory, instead of batch, heads, length
+  contiguous,    // no mask; keys and values in a cache, side by side
+  paged16,       // the same in pages of 16 tokens
 };
 
 // The numbers of the features.
@@ -55,33 +58,36 @@ struct workload {
 /// Throws std::invalid_argument for a name of another form.
 workload parse(const std::string& name);
 
-/// Heads × rows × columns in memory, in this order, each head's matrix row- or column-major.
+/// Heads in memory: batch, heads, rows, columns, in this order unless the feature has another.
 template <class Scalar>
 class tensor {
  public:
-  tensor(index heads, index rows, index cols, bool column_major);
+  tensor(const attn::heads_shape& shape, feature layout);
 
-  [[nodiscard]] const Scalar* head(index h) const { return data_.get() + h * rows_ * cols_; }
-  [[nodiscard]] Scalar* head(index h) { return data_.get() + h * rows_ * cols_; }
-  [[nodiscard]] Scalar operator()(index h, index row, index col) const {
-    return head(h)[column_major_ ? col * rows_ + row : row * cols_ + col];
-  }
-  [[nodiscard]] index size() const { return heads_ * rows_ * cols_; }
-  [[nodiscard]] index rows() const { return rows_; }
-  [[nodiscard]] index cols() const { return cols_; }
+  /// Head h of all, as contiguous rows, or columns if that is the feature.
+  [[nodiscard]] const Scalar* head(index h) const { return &at(h, 0, 0); }
+  [[nodiscard]] Scalar* head(index h) { return &at(h, 0, 0); }
+  [[nodiscard]] Scalar operator()(index h, index row, index col) const { return at(h, row, col); }
+  [[nodiscard]] Scalar* data() { return data_.get(); }
+  [[nodiscard]] index size() const { return view_.shape().size(); }
+
+  /// All heads.
+  [[nodiscard]] attn::heads_view<const Scalar> heads() const { return view_; }
+  [[nodiscard]] attn::heads_view<Scalar> heads() { return view_; }
 
   /// The matrix of a head.
   template <class Matrix>
   [[nodiscard]] auto view(index h) const {
-    return Eigen::Map<const Matrix>(head(h), rows_, cols_);
+    return Eigen::Map<const Matrix>(head(h), view_.length(), view_.width());
   }
 
  private:
-  index heads_;
-  index rows_;
-  index cols_;
-  bool column_major_;
+  [[nodiscard]] Scalar& at(index h, index row, index col) const {
+    return view_(h / view_.heads(), h % view_.heads(), row, col);
+  }
+
   std::unique_ptr<Scalar, decltype(&std::free)> data_;  // aligned to a cache line
+  attn::heads_view<Scalar> view_;
 };
 
 template <class Scalar>

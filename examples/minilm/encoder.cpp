@@ -1,7 +1,8 @@
 #include "encoder.hpp"
 
 #include <algorithm>
-#include <attn/attention.hpp>
+#include <attn/heads_attention.hpp>
+#include <attn/varlen.hpp>
 
 #include "error.hpp"
 
@@ -33,70 +34,104 @@ encoding encoder::tokenize(std::string_view text, std::size_t max_tokens) const 
   return tokenizer_.encode(text, max_tokens);
 }
 
-Eigen::VectorXf encoder::embed(std::string_view text, std::size_t max_tokens) const {
-  const activations last = forward(tokenize(text, max_tokens).ids, nullptr);
-  const Eigen::VectorXd mean = last.cast<double>().colwise().mean();
-  return (mean / std::max(mean.norm(), 1e-12)).cast<float>();
+void encoder::packed_texts::add(const std::vector<int>& text) {
+  ids.insert(ids.end(), text.begin(), text.end());
+  starts.push_back(static_cast<std::int64_t>(ids.size()));
 }
 
+Eigen::VectorXf encoder::embed(std::string_view text, std::size_t max_tokens) const {
+  packed_texts texts;
+  texts.add(tokenize(text, max_tokens).ids);
+  Eigen::MatrixXf embedding(1, shape_.width);
+  embed(texts, embedding, 0);
+  return embedding.row(0);
+}
+
+// Texts go together until they make enough tokens for the weights, once read, to be well used; more
+// would leave the cache.
 Eigen::MatrixXf encoder::embed(const std::vector<std::string>& texts) const {
+  constexpr std::size_t enough = 512;
   Eigen::MatrixXf embeddings(static_cast<Eigen::Index>(texts.size()), shape_.width);
+  packed_texts together;
+  std::size_t first = 0;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     try {
-      embeddings.row(static_cast<Eigen::Index>(i)) = embed(texts[i]);
+      together.add(tokenize(texts[i]).ids);
     } catch (const std::runtime_error& error) {
       fail("text ", i + 1, ": ", error.what());
     }
+    if (together.ids.size() < enough && i + 1 < texts.size()) continue;
+    embed(together, embeddings, static_cast<Eigen::Index>(first));
+    together = {};
+    first = i + 1;
   }
   return embeddings;
 }
 
+void encoder::embed(const packed_texts& texts, Eigen::MatrixXf& embeddings,
+                    Eigen::Index first) const {
+  const activations last = forward(texts, nullptr);
+  for (std::size_t n = 0; n + 1 < texts.starts.size(); ++n, ++first) {
+    const auto tokens = last.middleRows(texts.starts[n], texts.starts[n + 1] - texts.starts[n]);
+    const Eigen::RowVectorXd mean = tokens.cast<double>().colwise().mean();
+    embeddings.row(first) = (mean / std::max(mean.norm(), 1e-12)).cast<float>();
+  }
+}
+
 trace encoder::run(const std::vector<int>& ids) const {
   trace seen;
-  forward(ids, &seen);
+  packed_texts text;
+  text.add(ids);
+  forward(text, &seen);
   return seen;
 }
 
-activations encoder::forward(const std::vector<int>& ids, trace* seen) const {
-  activations x = after_embedding_(embed_ids(ids));
+activations encoder::forward(const packed_texts& texts, trace* seen) const {
+  activations x = after_embedding_(embed_ids(texts));
   if (seen) seen->hidden.push_back(x);
   for (const layer& weights : layers_) {
-    const activations y = weights.after_attention(x + weights.merge(attend(weights, x, seen)));
+    const activations y =
+        weights.after_attention(x + weights.merge(attend(weights, x, texts, seen)));
     x = weights.after_all(y + weights.narrow(gelu(weights.widen(y))));
     if (seen) seen->hidden.push_back(x);
   }
   return x;
 }
 
-activations encoder::embed_ids(const std::vector<int>& ids) const {
-  const auto n = static_cast<Eigen::Index>(ids.size());
-  if (n < 1 || n > position_.rows()) {
-    fail("the text has ", n, " tokens, the model takes 1 to ", position_.rows());
-  }
-  activations x = position_.topRows(n).rowwise() + token_type_.row(0);
-  for (Eigen::Index i = 0; i < n; ++i) {
-    const int id = ids[static_cast<std::size_t>(i)];
-    if (id < 0 || id >= word_.rows()) {
-      fail("token ", i, " has id ", id, ", the vocabulary has ", word_.rows(), " pieces");
+activations encoder::embed_ids(const packed_texts& texts) const {
+  activations x(static_cast<Eigen::Index>(texts.ids.size()), shape_.width);
+  for (std::size_t n = 0; n + 1 < texts.starts.size(); ++n) {
+    const Eigen::Index start = texts.starts[n], tokens = texts.starts[n + 1] - start;
+    if (tokens < 1 || tokens > position_.rows()) {
+      fail("the text has ", tokens, " tokens, the model takes 1 to ", position_.rows());
     }
-    x.row(i) += word_.row(id);
+    for (Eigen::Index i = 0; i < tokens; ++i) {
+      const int id = texts.ids[static_cast<std::size_t>(start + i)];
+      if (id < 0 || id >= word_.rows()) {
+        fail("token ", i, " has id ", id, ", the vocabulary has ", word_.rows(), " pieces");
+      }
+      x.row(start + i) = position_.row(i) + token_type_.row(0) + word_.row(id);
+    }
   }
   return x;
 }
 
-// Head h sees columns [h · d, (h + 1) · d) of queries, keys and values, in place.
-activations encoder::attend(const layer& weights, const activations& x, trace* seen) const {
+// Head h sees columns [h · d, (h + 1) · d) of queries, keys and values, in place, and each text
+// only itself.
+activations encoder::attend(const layer& weights, const activations& x, const packed_texts& texts,
+                            trace* seen) const {
   const activations q = weights.query(x), k = weights.key(x), v = weights.value(x);
-  const Eigen::Index d = shape_.width / shape_.heads;
   activations out(x.rows(), x.cols());
-  if (seen) seen->weights.emplace_back(shape_.heads);
-  for (int h = 0; h < shape_.heads; ++h) {
-    const auto head = [&](const activations& all) { return all.middleCols(h * d, d); };
-    attn::options options;
-    if (seen) options.weights = seen->weights.back()[static_cast<std::size_t>(h)];
-    out.middleCols(h * d, d) =
-        attn::scaled_dot_product_attention(head(q), head(k), head(v), options);
+  const auto heads = [&](auto& all) { return attn::split_heads(all, shape_.heads); };
+  if (!seen) {
+    attn::packed_attention_into(heads(out), heads(q), heads(k), heads(v), texts.starts);
+    return out;
   }
+  attn::heads_array<float> shares;
+  attn::scaled_dot_product_attention_into(heads(out), heads(q), heads(k), heads(v),
+                                          {.weights = shares});
+  seen->weights.emplace_back();
+  for (int h = 0; h < shape_.heads; ++h) seen->weights.back().emplace_back(shares.head(0, h));
   return out;
 }
 

@@ -59,9 +59,19 @@ class encoder {
   layer_norm load_layer_norm(const std::string& name);
   layer load_layer(int number);
 
-  activations embed_ids(const std::vector<int>& ids) const;
-  activations attend(const layer& weights, const activations& x, trace* seen) const;
-  activations forward(const std::vector<int>& ids, trace* seen) const;
+  // Texts one after the other: the ids of text n are [starts[n], starts[n + 1]).
+  struct packed_texts {
+    std::vector<int> ids;
+    std::vector<std::int64_t> starts{0};
+
+    void add(const std::vector<int>& text);
+  };
+
+  activations embed_ids(const packed_texts& texts) const;
+  activations attend(const layer& weights, const activations& x, const packed_texts& texts,
+                     trace* seen) const;
+  activations forward(const packed_texts& texts, trace* seen) const;
+  void embed(const packed_texts& texts, Eigen::MatrixXf& embeddings, Eigen::Index first) const;
 
   architecture shape_;
   tokenizer tokenizer_;

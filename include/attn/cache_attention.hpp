@@ -100,5 +100,12 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
   scaled_dot_product_attention_into(out, query, cache, mask, identity{}, options);
 }
 
+/// The same without a mask.
+template <detail::HeadsLike Q, KeyValueCache Cache>
+void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
+                                       const attn::options& options = {}) {
+  scaled_dot_product_attention_into(out, query, cache, none{}, identity{}, options);
+}
+
 }  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

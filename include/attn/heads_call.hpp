@@ -215,7 +215,7 @@ void fill_beyond_lengths(const heads_call<T, Stored>& call) {
     for (index h = 0; h < call.query.heads(); ++h) {
       if (rest > 0) call.out.head(b, h).bottomRows(rest).setZero();
       if (rest > 0 && call.log_sum_exp.shape().size() > 0) {
-        constexpr S lowest = -std::numeric_limits<S>::infinity();
+        const S lowest = -std::numeric_limits<S>::infinity();
         call.log_sum_exp.head(b, h).bottomRows(rest).setConstant(lowest);
       }
       if (call.weights.shape().size() == 0) continue;

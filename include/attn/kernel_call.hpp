@@ -198,13 +198,16 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
   }
   const index count = starts.end().task;
   const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(S);
-  std::optional<workspace::lease> partials;
-  if (starts.end().partial > 0) {
-    partials.emplace(memory, static_cast<std::size_t>(starts.end().partial) * sizeof(S));
+  // Enough for the few queries of any fixed sizes that Eigen keeps on the stack.
+  alignas(kernel::workspace_alignment) std::byte few_partials[16384];
+  void* partials = few_partials;
+  std::optional<workspace::lease> many_partials;
+  const std::size_t partial_bytes = static_cast<std::size_t>(starts.end().partial) * sizeof(S);
+  if (partial_bytes > sizeof few_partials) {
+    many_partials.emplace(memory, partial_bytes);
+    partials = many_partials->data();
   }
-  const auto partials_of = [&](index b) {
-    return partials ? static_cast<S*>(partials->data()) + starts[b].partial : nullptr;
-  };
+  const auto partials_of = [&](index b) { return static_cast<S*>(partials) + starts[b].partial; };
 
   const auto run = [&](index i, void* where) {
     const index b = starts.find(i);
@@ -229,7 +232,7 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
                        run(i, lease.data());
                      }));
   }
-  for (index b = 0; partials && b < batch; ++b) {
+  for (index b = 0; partial_bytes > 0 && b < batch; ++b) {
     const auto& s = sequence(b);
     const sequence_tasks tasks = tasks_of<S>(s, engine, options);
     if (tasks.chunks > 0) merge<S>(s, tasks, partials_of(b));

@@ -4,8 +4,9 @@
 
 #include <Eigen/Core>
 #include <array>
-#include <attn/attention.hpp>
+#include <attn/heads_attention.hpp>
 #include <attn/projection.hpp>
+#include <attn/varlen.hpp>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -105,7 +106,20 @@ class multi_head_attention {
                   const Eigen::DenseBase<V>& value, const M& mask, const F& score_mod,
                   const attn::options& options = {}) const {
     refuse_outputs(options);
-    return attend(query, key, value, mask, score_mod, [&](index) { return options; });
+    return attend(query, key, value, [&](const output& out, const auto&... qkv) {
+      scaled_dot_product_attention_into(out, qkv..., mask, score_mod, options);
+    });
+  }
+
+  /// Self-attention of packed sequences (see `packed_attention`): `x` holds one after the other, a
+  /// row a token, and starts says where each begins. Every sequence as if it were alone.
+  template <class X, class M = none, class F = identity>
+  auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask = {},
+              const F& score_mod = {}, const attn::options& options = {}) const {
+    refuse_outputs(options);
+    return attend(x, x, x, [&](const output& out, const auto&... qkv) {
+      packed_attention_into(out, qkv..., starts, mask, score_mod, options);
+    });
   }
 
   /// As the call, with each head's weights: `auto [out, weights] = layer.with_weights(x, x, x)`.
@@ -115,12 +129,14 @@ class multi_head_attention {
                     const attn::options& options = {}) const {
     using weights = Eigen::Matrix<accumulator_t<Scalar>, Eigen::Dynamic, Eigen::Dynamic>;
     refuse_outputs(options);
-    std::vector<weights> each(static_cast<std::size_t>(heads_));
-    auto out = attend(query, key, value, mask, score_mod, [&](index head) {
-      attn::options kept = options;
-      kept.weights = each[static_cast<std::size_t>(head)];
-      return kept;
+    heads_array<accumulator_t<Scalar>> all;
+    attn::options kept = options;
+    kept.weights = all;
+    auto out = attend(query, key, value, [&](const output& joined, const auto&... qkv) {
+      scaled_dot_product_attention_into(joined, qkv..., mask, score_mod, kept);
     });
+    std::vector<weights> each;
+    for (index h = 0; h < heads_; ++h) each.emplace_back(all.head(0, h));
     return output_with_weights<decltype(out), weights>{std::move(out), std::move(each)};
   }
 
@@ -231,32 +247,17 @@ class multi_head_attention {
                     key.rows());
   }
 
-  /// The d columns of head h. Without rows there is no memory that a pointer could move along.
-  template <class X>
-  static auto head_of(X& x, index h, index d) {
-    return x.middleCols(x.rows() == 0 ? 0 : h * d, d);
-  }
-
-  /// `options_of(head)`: the options for the call of one head.
-  template <class Q, class K, class V, class M, class F, class OptionsOf>
+  /// `attention(out, query, key, value)`: all heads, side by side in each.
+  template <class Q, class K, class V, class Attention>
   auto attend(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
-              const Eigen::DenseBase<V>& value, const M& mask, const F& score_mod,
-              const OptionsOf& options_of) const {
+              const Eigen::DenseBase<V>& value, const Attention& attention) const {
     check_inputs(query, key, value);
     const auto q = query_(query);
     const auto k = key_(key);
     const auto v = value_(value);
-    const auto& checked_mask = as_mask(mask);
-    const index d = head_width();
-    const index dv = value_head_width();
-    detail::rows_by_cols<accumulator_t<Scalar>, Q, matrix> joined(q.rows(), heads_ * dv);
-    for (index h = 0; h < heads_; ++h) {
-      const detail::head_place place{.head = static_cast<std::int32_t>(h),
-                                     .heads = static_cast<std::int32_t>(heads_)};
-      head_of(joined, h, dv) =
-          detail::attention(head_of(q, h, d), head_of(k, h, d), head_of(v, h, dv), checked_mask,
-                            score_mod, options_of(h), place);
-    }
+    detail::rows_by_cols<accumulator_t<Scalar>, Q, matrix> joined(q.rows(), v.cols());
+    attention(split_heads(joined, heads_), split_heads(q, heads_), split_heads(k, heads_),
+              split_heads(v, heads_));
     return detail::rounded<Scalar>(output_(joined));
   }
 

@@ -167,5 +167,21 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
       as_mask(mask), score_mod, options);
 }
 
+/// The same without a score change.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+void packed_attention_into(const output& out, const Q& query, const K& key, const V& value,
+                           const packed_starts& starts, M&& mask,
+                           const attn::options& options = {}) {
+  packed_attention_into(out, query, key, value, starts, mask, identity{}, options);
+}
+
+/// The same without a mask.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+void packed_attention_into(const output& out, const Q& query, const K& key, const V& value,
+                           const packed_starts& starts, const attn::options& options = {}) {
+  packed_attention_into(out, query, key, value, starts, none{}, identity{}, options);
+}
+
 }  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

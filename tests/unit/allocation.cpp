@@ -75,6 +75,11 @@ TEST_CASE("calls on fixed sizes allocate nothing") {
                     fixed<double, 16, 16, Eigen::RowMajor>>();
   allocates_nothing<fixed<Eigen::half, 3, 5>, fixed<Eigen::half, 2, 5>, fixed<Eigen::half, 2, 1>>();
   allocates_nothing<fixed<float, 1, 8, Eigen::RowMajor>, fixed<float, 5, 8>, fixed<float, 5, 4>>();
+  // Few queries and many keys, in one chunk and in several.
+  allocates_nothing<fixed<float, 8, 16, Eigen::RowMajor>, fixed<float, 128, 16, Eigen::RowMajor>,
+                    fixed<float, 128, 64, Eigen::RowMajor>>();
+  allocates_nothing<fixed<double, 3, 4, Eigen::RowMajor>, fixed<double, 1100, 4, Eigen::RowMajor>,
+                    fixed<double, 1100, 4, Eigen::RowMajor>>();
   // More rows than a kernel takes at once.
   allocates_nothing<fixed<float, 64, 16>, fixed<float, 64, 16>, fixed<float, 64, 16>>();
   allocates_nothing<fixed<double, 50, 64>, fixed<double, 64, 64>, fixed<double, 64, 40>>();

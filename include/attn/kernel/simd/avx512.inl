@@ -156,7 +156,8 @@ ATTN_INLINE void transpose(const double* from, index from_stride, double* to, in
   }
 }
 
-/// Lane w: the sum of the lanes of x[w]. Each round joins two vectors and halves what is to be summed.
+/// Lane w: the sum of the lanes of x[w]. Each round joins two vectors and halves what is to be
+/// summed.
 ATTN_INLINE vec<float> sum_each(const vec<float>* x) {
   __m512 quarters[4];
   ATTN_UNROLL
@@ -186,8 +187,8 @@ ATTN_INLINE vec<double> sum_each(const vec<double>* x) {
   for (int n = 0; n < 4; ++n) {
     const __m512d a = x[2 * n].v;
     const __m512d b = x[2 * n + 1].v;
-    quarters[n] = _mm512_add_pd(_mm512_maskz_unpacklo_pd(all8, a, b),
-                                _mm512_maskz_unpackhi_pd(all8, a, b));
+    quarters[n] =
+        _mm512_add_pd(_mm512_maskz_unpacklo_pd(all8, a, b), _mm512_maskz_unpackhi_pd(all8, a, b));
   }
   __m512d halves[2];
   ATTN_UNROLL

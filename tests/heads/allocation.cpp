@@ -1,0 +1,86 @@
+// With a workspace, calls on heads, packed sequences and caches allocate nothing after the first.
+#include "support/allocations.hpp"
+// It comes before what it counts.
+#include <attn/cache_attention.hpp>
+#include <attn/heads_attention.hpp>
+#include <attn/paged_cache.hpp>
+#include <attn/varlen.hpp>
+
+#include "support/catch.hpp"
+
+namespace attn_test {
+namespace {
+
+using attn::heads_array;
+
+heads_array<float> ones(const attn::heads_shape& shape) {
+  heads_array<float> a(shape);
+  for (attn::index i = 0; i < shape.size(); ++i) a.data()[i] = static_cast<float>(i % 7);
+  return a;
+}
+
+TEST_CASE("a call on heads allocates nothing after the first") {
+  attn::workspace workspace;
+  for (const attn::index queries : {1, 40}) {
+    const auto q = ones({20, 4, queries, 64}), k = ones({20, 2, 1500, 64});
+    heads_array<float> out, lse;
+    const std::vector<int> lengths(20, 1400);
+    const std::vector<float> sinks(4, 1);
+    const auto call = [&] {
+      attn::scaled_dot_product_attention_into(out, q, k, k, attn::causal(), attn::softcap(3),
+                                              {.alignment = attn::bottom_right,
+                                               .key_lengths = lengths,
+                                               .log_sum_exp = lse,
+                                               .sink = sinks,
+                                               .workspace = &workspace});
+    };
+    call();
+    CHECK(allocations_of(call) == 0);
+  }
+}
+
+TEST_CASE("packed sequences allocate nothing after the first call") {
+  attn::workspace workspace;
+  const auto q = ones({1, 4, 300, 16});
+  heads_array<float> out;
+  std::vector<int> starts;
+  for (int n = 0; n <= 300; n += 10) starts.push_back(n);
+  const auto call = [&] {
+    attn::packed_attention_into(out, q, q, q, starts, attn::causal(), {.workspace = &workspace});
+  };
+  call();
+  CHECK(allocations_of(call) == 0);
+}
+
+template <class Cache>
+void check_steps(Cache cache) {
+  attn::workspace workspace;
+  const auto q = ones({2, 4, 1, 16}), k = ones({2, 2, 1, 16});
+  heads_array<float> out;
+  const auto step = [&] {
+    cache.append(k, k);
+    attn::scaled_dot_product_attention_into(
+        out, q, cache, attn::sliding_window(20, 0),
+        {.alignment = attn::bottom_right, .workspace = &workspace});
+  };
+  step();
+  // The partial results of a longer sequence take more memory, now and then.
+  long allocating = 0;
+  for (int n = 1; n < 1500; ++n) allocating += allocations_of(step) > 0 ? 1 : 0;
+  CHECK(allocating <= 2);
+  cache.truncate(1400);
+  CHECK(allocations_of(step) == 0);
+}
+
+TEST_CASE("a step of generation allocates nothing") {
+  const attn::kv_cache_shape shape{.batch = 2, .capacity = 1500, .heads = 2, .key_width = 16};
+  check_steps(attn::contiguous_cache<float>(shape));
+  check_steps(attn::ring_cache<float>(shape, 21));
+  check_steps(
+      attn::paged_cache<float>(std::make_shared<attn::page_pool<float>>(attn::page_pool_shape{
+                                   .heads = 2, .key_width = 16, .page_size = 16, .pages = 200}),
+                               2));
+}
+
+}  // namespace
+}  // namespace attn_test
