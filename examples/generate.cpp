@@ -74,7 +74,10 @@ template <class Attend>
 Eigen::RowVectorXf logits(const model& m, std::span<const int> tokens, attn::index first,
                           const Attend& attend) {
   const attn::rotary_embedding rotary;
-  matrix x = m.embedding(tokens, Eigen::all);
+  matrix x(std::ssize(tokens), width);
+  for (attn::index i = 0; i < x.rows(); ++i) {
+    x.row(i) = m.embedding.row(tokens[static_cast<std::size_t>(i)]);
+  }
   for (std::size_t l = 0; l < layers; ++l) {
     matrix joint = linear(normalised(x), m.layers[l].joint), mixed(x.rows(), width);
     const auto parts = attn::split_qkv(joint, heads, key_heads);
@@ -103,7 +106,9 @@ writing write(const model& m, const char* name, bool anew, const Attend& attend)
     const auto rest = std::span(text.tokens).subspan(known);
     const auto next = logits(m, rest, attn::index(known), attend);
     if (!anew) known = text.tokens.size();
-    text.logits.push_back(next.maxCoeff(&text.tokens.emplace_back()));
+    int likeliest = 0;
+    text.logits.push_back(next.maxCoeff(&likeliest));
+    text.tokens.push_back(likeliest);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     speed = double(text.logits.size()) / took.count();
     if (took.count() < 0.1 * double(shown)) continue;

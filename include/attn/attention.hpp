@@ -310,6 +310,7 @@ struct plan {
   bool fused =
       false;  // by the kernel; else by the stages, which hold the scores of a block of rows
   simd instruction_set = simd::portable;  // of the kernel
+  bool splits_keys = false;               // few queries against many keys, in another order of sums
   index tasks = 0;                        // what the executor is given; a single one bypasses it
   std::size_t workspace_bytes = 0;  // that the kernel works in, a thread; small ones on the stack
 };
@@ -329,9 +330,10 @@ plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
     s.first.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
     const simd set = instruction_set();
     const detail::sequence_tasks tasks = detail::tasks_of<S>(s, kernel::engine_on<S>(set), options);
-    return {true, set, tasks.count, static_cast<std::size_t>(tasks.memory) * sizeof(S)};
+    return {true, set, tasks.chunks > 0, tasks.count,
+            static_cast<std::size_t>(tasks.memory) * sizeof(S)};
   } else {
-    return {false, simd::portable, detail::stage_tasks<Q>(query.rows()), 0};
+    return {false, simd::portable, false, detail::stage_tasks<Q>(query.rows()), 0};
   }
 }
 

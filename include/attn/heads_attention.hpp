@@ -183,5 +183,34 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
   scaled_dot_product_attention_into(out, query, key, value, none{}, identity{}, options);
 }
 
+/// The plan of a call on heads, whatever its mask and score change.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+plan plan_of(const Q& query, const K& key, const V& value, const attn::options& options = {}) {
+  using T = detail::heads_scalar<Q, K, V>;
+  plan result;
+  const auto q = detail::as_heads(query);
+  if constexpr (detail::has_kernel<T>) {
+    const detail::viewed_keys<T> stored(detail::as_heads(key), detail::as_heads(value), q.batch(),
+                                        options.key_lengths);
+    const detail::heads_call<T, detail::viewed_keys<T>> call{q, stored, options};
+    result.fused = true;
+    result.instruction_set = instruction_set();
+    for (index b = 0; b < q.batch(); ++b) {
+      const detail::sequence_tasks tasks =
+          detail::tasks_of<T>(call(b), kernel::engine_on<T>(result.instruction_set), options);
+      result.splits_keys = result.splits_keys || tasks.chunks > 0;
+      result.tasks += tasks.count;
+      result.workspace_bytes =
+          std::max(result.workspace_bytes, static_cast<std::size_t>(tasks.memory) * sizeof(T));
+    }
+  } else {
+    for (index b = 0; b < q.batch() * q.heads(); ++b) {
+      result.tasks +=
+          detail::stage_tasks<Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>>(q.length());
+    }
+  }
+  return result;
+}
+
 }  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

@@ -40,11 +40,11 @@ struct sequence_call {
     return p;
   }
 
-  /// The heads that share key head g, and chunk n of their keys.
-  [[nodiscard]] kernel::query_group<S> chunk(index g, index n) const {
+  /// `count` heads from h on, which share a key head, and chunk n of their keys.
+  [[nodiscard]] kernel::query_group<S> chunk(index h, index count, index n) const {
     kernel::query_group<S> of;
-    of.p = head(g * group());
-    of.heads = group();
+    of.p = head(h);
+    of.heads = count;
     of.query_head = query_head;
     of.begin = n * kernel::keys_a_chunk;
     of.end = std::min<index>(of.begin + kernel::keys_a_chunk, first.shape.keys);
@@ -53,19 +53,31 @@ struct sequence_call {
 };
 
 /// The tasks of a sequence: for each head its blocks of queries, or where few queries meet many
-/// keys, for each group of heads the chunks of its keys.
+/// keys, for some heads together that share keys the chunks of these.
 struct sequence_tasks {
   kernel::row_blocks blocks;
   index chunks = 0;    // 0: the keys are not split
+  index together = 1;  // heads
   index count = 0;     // tasks
   index partials = 0;  // numbers that the chunks leave
   index memory = 0;    // numbers that a task works in
+
+  /// How many times heads go together in a group.
+  [[nodiscard]] index parts(index group) const { return (group + together - 1) / together; }
+  /// Numbers that one chunk leaves at most: out, highest and sum of every row.
+  template <class S>
+  [[nodiscard]] index results(const kernel::problem<S>& p) const {
+    return together * p.shape.queries * (p.value_depth + 2);
+  }
 };
 
 /// Few queries: these leave most lanes idle where the lanes are queries.
 inline constexpr index few_queries = 8;
 /// Many keys: fewer are over before a sum along the lanes has paid.
 inline constexpr index many_keys = 128;
+
+/// Rows that go over keys and values together: more are bound by arithmetic, not by memory.
+inline constexpr index most_rows_together = 32;
 
 /// Whether the keys of a sequence are split. By numbers of queries and keys alone, so that a row
 /// has the same bits in whatever batch and on however many threads.
@@ -85,9 +97,10 @@ sequence_tasks tasks_of(const sequence_call<S>& s, const kernel::engine_function
   const kernel::problem<S>& p = s.first;
   if (splits_keys(s, options)) {
     tasks.chunks = (p.shape.keys + kernel::keys_a_chunk - 1) / kernel::keys_a_chunk;
-    tasks.count = s.key_heads * tasks.chunks;
-    tasks.partials = s.heads * tasks.chunks * p.shape.queries * (p.value_depth + 2);
-    tasks.memory = engine.decode_memory_size(p, s.group());
+    tasks.together = std::min(s.group(), std::max<index>(1, most_rows_together / p.shape.queries));
+    tasks.count = s.key_heads * tasks.parts(s.group()) * tasks.chunks;
+    tasks.partials = tasks.count * tasks.results(p);
+    tasks.memory = engine.decode_memory_size(p, tasks.together);
   } else {
     tasks.blocks = {p.shape.queries, engine.lanes};
     tasks.count = s.heads * tasks.blocks.count();
@@ -96,13 +109,20 @@ sequence_tasks tasks_of(const sequence_call<S>& s, const kernel::engine_function
   return tasks;
 }
 
-/// Where chunk n of group g leaves its results: out, highest and sum of every row.
+/// Task i of a sequence whose keys are split, and where it leaves its results.
 template <class S>
-void place_results(kernel::query_group<S>& chunk, S* partials, index number) {
-  const index rows = chunk.rows();
-  chunk.out = partials + number * rows * (chunk.p.value_depth + 2);
-  chunk.highest = chunk.out + rows * chunk.p.value_depth;
-  chunk.sum = chunk.highest + rows;
+kernel::query_group<S> chunk_of(const sequence_call<S>& s, const sequence_tasks& tasks, index i,
+                                S* partials) {
+  const index part = i / tasks.chunks;
+  const index parts = tasks.parts(s.group());
+  const index within = part % parts * tasks.together;
+  const index count = std::min(tasks.together, s.group() - within);
+  kernel::query_group<S> chunk =
+      s.chunk(part / parts * s.group() + within, count, i % tasks.chunks);
+  chunk.out = partials + i * tasks.results(chunk.p);
+  chunk.highest = chunk.out + chunk.rows() * chunk.p.value_depth;
+  chunk.sum = chunk.highest + chunk.rows();
+  return chunk;
 }
 
 template <class S>
@@ -110,9 +130,7 @@ void run_task(const sequence_call<S>& s, const sequence_tasks& tasks, index i, S
               const kernel::engine_functions<S>& engine, const kernel::score_rules<S>& rules,
               void* memory) {
   if (tasks.chunks > 0) {
-    kernel::query_group<S> chunk = s.chunk(i / tasks.chunks, i % tasks.chunks);
-    place_results(chunk, partials, i);
-    engine.decode(chunk, rules, static_cast<S*>(memory));
+    engine.decode(chunk_of(s, tasks, i, partials), rules, static_cast<S*>(memory));
   } else {
     const index block = i % tasks.blocks.count();
     engine.forward(s.head(i / tasks.blocks.count()), rules, tasks.blocks.start(block),
@@ -125,15 +143,12 @@ template <class S>
 void merge(const sequence_call<S>& s, const sequence_tasks& tasks, S* partials) {
   const index queries = s.first.shape.queries;
   const index value_depth = s.first.value_depth;
-  const index step = s.group() * queries * (value_depth + 2);
-  for (index h = 0; h < s.heads; ++h) {
-    kernel::query_group<S> chunk = s.chunk(h / s.group(), 0);
-    place_results(chunk, partials, h / s.group() * tasks.chunks);
-    const kernel::problem<S> p = s.head(h);
-    for (index i = 0; i < queries; ++i) {
-      const index row = h % s.group() * queries + i;
-      kernel::merge_chunks(chunk.out + row * value_depth, chunk.highest + row, chunk.sum + row,
-                           tasks.chunks, step, p, i);
+  for (index i = 0; i < tasks.count; i += tasks.chunks) {
+    const kernel::query_group<S> first = chunk_of(s, tasks, i, partials);
+    for (index row = 0; row < first.rows(); ++row) {
+      const index head = first.p.head - s.first.head + row / queries;
+      kernel::merge_chunks(first.out + row * value_depth, first.highest + row, first.sum + row,
+                           tasks.chunks, tasks.results(first.p), s.head(head), row % queries);
     }
   }
 }

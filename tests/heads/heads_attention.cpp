@@ -86,7 +86,8 @@ void check_all(generator& g, const sizes& n, heads_order order) {
 TEST_CASE("every layout, grouping and length gives the one-head call's bits") {
   generator g(401);
   for (const heads_order order : {heads_order::bhld, heads_order::blhd}) {
-    for (const auto& [heads, key_heads] : {std::pair<index, index>{1, 1}, {4, 4}, {6, 2}, {5, 1}}) {
+    for (const auto& [heads, key_heads] :
+         {std::pair<index, index>{1, 1}, {4, 4}, {6, 2}, {5, 1}, {36, 1}}) {
       check_all<float>(g, {.heads = heads, .key_heads = key_heads}, order);
       check_all<float>(g, {.heads = heads, .key_heads = key_heads, .queries = 60, .keys = 140},
                        order);
@@ -267,6 +268,24 @@ TEST_CASE("parts of a batch and any number of threads have the same bits") {
     check_same(attn::scaled_dot_product_attention(q, k, k, {.executor = attn::std_threads(3)}),
                whole);
   }
+}
+
+TEST_CASE("the plan of a call on heads") {
+  generator g(410);
+  const auto many = any_heads<float>(g, {2, 6, 100, 8}), few = any_heads<float>(g, {2, 36, 3, 8});
+  const auto k = any_heads<float>(g, {2, 2, 2100, 8});
+  const attn::plan forward = attn::plan_of(many, k, k);
+  CHECK((forward.fused && !forward.splits_keys));
+  CHECK(forward.tasks % 12 == 0);
+  const attn::plan decode = attn::plan_of(few, k, k);
+  CHECK(decode.splits_keys);
+  CHECK(decode.tasks == 2 * 2 * 2 * 3);  // sequences, key heads, halves of their groups, chunks
+  CHECK_FALSE(attn::plan_of(few, k, k, {.reproducible = true}).splits_keys);
+  const auto d128 = any_heads<float>(g, {1, 64, 8, 128}),
+             k128 = any_heads<float>(g, {1, 1, 200, 128});
+  CHECK(attn::plan_of(d128, k128, k128).workspace_bytes <= 256 * 1024);
+  const heads_array<Eigen::half> half({2, 3, 100, 8});
+  CHECK_FALSE(attn::plan_of(half, half, half).fused);
 }
 
 TEST_CASE("nothing in, nothing out") {
