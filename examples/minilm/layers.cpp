@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <unsupported/Eigen/SpecialFunctions>
 
 namespace minilm {
 
@@ -33,7 +34,7 @@ activations layer_norm::operator()(const activations& x) const {
 
 activations gelu(const activations& x) {
   constexpr float inverse_sqrt_2 = 1 / std::numbers::sqrt2_v<float>;
-  return x.unaryExpr([](float z) { return 0.5f * z * (1 + std::erf(z * inverse_sqrt_2)); });
+  return 0.5f * x.array() * (1 + (x.array() * inverse_sqrt_2).erf());
 }
 
 }  // namespace minilm

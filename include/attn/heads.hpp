@@ -72,7 +72,8 @@ class heads_view {
                     " elements: data is null");
   }
 
-  /// A view that may be written to is one that may be read.
+  /// A view that may be written to is one that may be read. (A function template that takes
+  /// `heads_view<T>` does not see this conversion: let it take any type that it can call `head` of.)
   operator heads_view<const T>() const  // NOLINT(google-explicit-constructor): as T* to const T*
     requires(!std::is_const_v<T>)
   {
@@ -93,11 +94,11 @@ class heads_view {
 
   /// One head of one sequence as an Eigen matrix, length x width, that refers to this memory.
   [[nodiscard]] auto head(index b, index h) const {
-    using matrix = Eigen::Matrix<value_type, Eigen::Dynamic, Eigen::Dynamic>;
+    using matrix = Eigen::Matrix<value_type, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
     using seen = std::conditional_t<std::is_const_v<T>, const matrix, matrix>;
     T* const first = shape_.size() == 0 ? nullptr : data_ + offset(b, h);
     return Eigen::Map<seen, Eigen::Unaligned, detail::any_stride>(
-        first, shape_.length, shape_.width, detail::any_stride(strides_.col, strides_.row));
+        first, shape_.length, shape_.width, detail::any_stride(strides_.row, strides_.col));
   }
 
   /// Tokens [first, first + length) of every head.

@@ -112,7 +112,9 @@ inline namespace ATTN_BUILD_NAMESPACE {
 /// every sequence, with the keys and values of head h / (heads / key heads).
 ///
 /// query: B x H x Lq x d, key: B x Hk x Lk x d, value: B x Hk x Lk x dv, views or arrays of one
-/// scalar type with any strides; Hk divides H. Key and value may have a single sequence for all.
+/// scalar type with any strides; Hk divides H. Key and value may have a single sequence for all;
+/// where nothing looks at positions, the batch's queries as one sequence (`split_heads` without a
+/// batch) have it read once.
 /// Returns B x H x Lq x dv, its memory in the query's order.
 ///
 /// mask, score_mod, options: as there; they see `position::batch` and `position::head`. A mask may

@@ -74,7 +74,8 @@ inline simd checked_simd(std::string_view wanted) {
 }
 
 inline simd best_simd() {
-  if (const char* wanted = std::getenv("ATTN_INSTRUCTION_SET")) return checked_simd(wanted);
+  const char* const wanted = std::getenv("ATTN_INSTRUCTION_SET");
+  if (wanted != nullptr && *wanted != '\0') return checked_simd(wanted);
   for (const simd set : all_simd) {
     if (is_available(set)) return set;
   }
