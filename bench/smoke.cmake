@@ -31,10 +31,10 @@ foreach(name
         forward/float/1x32:8x1024x128/causal/threads:1
         forward/float/4x8x1024x64/none/threads:1
         forward/float/4x8x1024x64/blhd/threads:1
-        packed/float/16x8x1024x64/none/threads:1
+        packed/float/16x8x1024x64/none/threads:1/manual_time
         decode/float/1x32:8x1:8192x128/contiguous/threads:1
         decode/float/1x32:8x1:32768x128/paged16/threads:2
-        append/float/1x8x1:4096x128/contiguous/threads:1
+        append/float/1x8x1:4096x128/contiguous/threads:1/manual_time
         naive/float/1x1x4x8/none/threads:1
         naive/float/1x1x16x8/none/threads:1
         naive/float/1x1x16x64/none/threads:1

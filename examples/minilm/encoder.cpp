@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <attn/heads_attention.hpp>
 #include <attn/varlen.hpp>
+#include <chrono>
 
 #include "error.hpp"
 
@@ -15,6 +16,19 @@ architecture checked(const architecture& shape) {
   }
   return shape;
 }
+
+class stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(clock::now() - start_).count(); }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  clock::time_point start_ = clock::now();
+};
+
+// Texts go together until they make enough tokens for the weights, once read, to be well used; more
+// would leave the cache.
+constexpr std::size_t enough_tokens = 512;
 
 }  // namespace
 
@@ -47,10 +61,7 @@ Eigen::VectorXf encoder::embed(std::string_view text, std::size_t max_tokens) co
   return embedding.row(0);
 }
 
-// Texts go together until they make enough tokens for the weights, once read, to be well used; more
-// would leave the cache.
 Eigen::MatrixXf encoder::embed(const std::vector<std::string>& texts) const {
-  constexpr std::size_t enough = 512;
   Eigen::MatrixXf embeddings(static_cast<Eigen::Index>(texts.size()), shape_.width);
   packed_texts together;
   std::size_t first = 0;
@@ -60,7 +71,7 @@ Eigen::MatrixXf encoder::embed(const std::vector<std::string>& texts) const {
     } catch (const std::runtime_error& error) {
       fail("text ", i + 1, ": ", error.what());
     }
-    if (together.ids.size() < enough && i + 1 < texts.size()) continue;
+    if (together.ids.size() < enough_tokens && i + 1 < texts.size()) continue;
     embed(together, embeddings, static_cast<Eigen::Index>(first));
     together = {};
     first = i + 1;
@@ -86,16 +97,35 @@ trace encoder::run(const std::vector<int>& ids) const {
   return seen;
 }
 
-activations encoder::forward(const packed_texts& texts, trace* seen) const {
+activations encoder::forward(const packed_texts& texts, trace* seen, seconds* taken) const {
   activations x = after_embedding_(embed_ids(texts));
   if (seen) seen->hidden.push_back(x);
   for (const layer& weights : layers_) {
-    const activations y =
-        weights.after_attention(x + weights.merge(attend(weights, x, texts, seen)));
+    const activations q = weights.query(x), k = weights.key(x), v = weights.value(x);
+    const stopwatch watch;
+    const activations joined = attend(q, k, v, texts, seen);
+    if (taken) taken->attention += watch.seconds();
+    const activations y = weights.after_attention(x + weights.merge(joined));
     x = weights.after_all(y + weights.narrow(gelu(weights.widen(y))));
     if (seen) seen->hidden.push_back(x);
   }
   return x;
+}
+
+seconds encoder::time(int texts, int tokens) const {
+  const int word = tokenizer_.encode("tea", 3).ids[1];
+  seconds taken;
+  for (int first = 0; first < texts;) {
+    packed_texts together;
+    while (first < texts && together.ids.size() < enough_tokens) {
+      together.add(std::vector<int>(static_cast<std::size_t>(tokens), word));
+      ++first;
+    }
+    const stopwatch watch;
+    forward(together, nullptr, &taken);
+    taken.all += watch.seconds();
+  }
+  return taken;
 }
 
 activations encoder::embed_ids(const packed_texts& texts) const {
@@ -118,10 +148,9 @@ activations encoder::embed_ids(const packed_texts& texts) const {
 
 // Head h sees columns [h · d, (h + 1) · d) of queries, keys and values, in place, and each text
 // only itself.
-activations encoder::attend(const layer& weights, const activations& x, const packed_texts& texts,
-                            trace* seen) const {
-  const activations q = weights.query(x), k = weights.key(x), v = weights.value(x);
-  activations out(x.rows(), x.cols());
+activations encoder::attend(const activations& q, const activations& k, const activations& v,
+                            const packed_texts& texts, trace* seen) const {
+  activations out(q.rows(), q.cols());
   const auto heads = [&](auto& all) { return attn::split_heads(all, shape_.heads); };
   if (!seen) {
     attn::packed_attention_into(heads(out), heads(q), heads(k), heads(v), texts.starts);

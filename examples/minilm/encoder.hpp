@@ -32,6 +32,12 @@ struct trace {
       weights;  // [layer][head]: row i sums to 1 over the keys
 };
 
+// What a pass took, and how much of it attention.
+struct seconds {
+  double all = 0;
+  double attention = 0;
+};
+
 class encoder {
  public:
   // The folder holds model.safetensors and vocab.txt.
@@ -41,6 +47,8 @@ class encoder {
   Eigen::VectorXf embed(std::string_view text, std::size_t max_tokens = 256) const;
   Eigen::MatrixXf embed(const std::vector<std::string>& texts) const;  // a row a text
   trace run(const std::vector<int>& ids) const;
+  // One pass over made-up texts of as many tokens each, [CLS] and [SEP] among them.
+  seconds time(int texts, int tokens) const;
 
   int layers() const { return shape_.layers; }
   int heads() const { return shape_.heads; }
@@ -68,9 +76,9 @@ class encoder {
   };
 
   activations embed_ids(const packed_texts& texts) const;
-  activations attend(const layer& weights, const activations& x, const packed_texts& texts,
-                     trace* seen) const;
-  activations forward(const packed_texts& texts, trace* seen) const;
+  activations attend(const activations& q, const activations& k, const activations& v,
+                     const packed_texts& texts, trace* seen) const;
+  activations forward(const packed_texts& texts, trace* seen, seconds* taken = nullptr) const;
   void embed(const packed_texts& texts, Eigen::MatrixXf& embeddings, Eigen::Index first) const;
 
   architecture shape_;

@@ -8,6 +8,7 @@
 #include <iostream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "encoder.hpp"
@@ -18,9 +19,11 @@ namespace {
 
 constexpr std::string_view usage = R"(usage: minilm embed [--model DIR] TEXT...
        minilm similar [--model DIR] TEXT TEXT...
+       minilm time [--model DIR]
 
 embed    prints the embedding of each text, one line of numbers a text
 similar  prints the cosine similarity of each text with each
+time     prints how long texts of some lengths take, and the share of attention
 
 --model DIR  the folder with model.safetensors and vocab.txt of all-MiniLM-L6-v2;
              by default what the environment variable ATTN_MINILM_MODEL says
@@ -65,10 +68,12 @@ arguments parse(const std::vector<std::string>& words) {
 
 void check(const arguments& given) {
   if (given.command.empty()) minilm::fail("no command given; minilm --help explains");
-  if (given.command != "embed" && given.command != "similar") {
-    minilm::fail("unknown command \"", given.command, "\", expected embed or similar");
+  const bool times = given.command == "time";
+  if (given.command != "embed" && given.command != "similar" && !times) {
+    minilm::fail("unknown command \"", given.command, "\", expected embed, similar or time");
   }
-  const std::size_t needed = given.command == "embed" ? 1 : 2;
+  if (times && !given.texts.empty()) minilm::fail("time takes no text");
+  const std::size_t needed = times ? 0 : given.command == "embed" ? 1 : 2;
   if (given.texts.size() < needed) {
     minilm::fail(given.command, " needs at least ", needed, needed == 1 ? " text" : " texts",
                  ", found ", given.texts.size());
@@ -110,6 +115,18 @@ void print_similarities(const Eigen::MatrixXd& embeddings, const std::vector<std
   }
 }
 
+// The median of some passes.
+void print_times(const minilm::encoder& encoder) {
+  for (const auto& [texts, tokens] : {std::pair{1, 13}, {1, 256}, {32, 128}}) {
+    std::vector<minilm::seconds> passes(texts == 1 ? 9 : 3);
+    for (minilm::seconds& pass : passes) pass = encoder.time(texts, tokens);
+    std::ranges::sort(passes, {}, &minilm::seconds::all);
+    const minilm::seconds& median = passes[passes.size() / 2];
+    std::printf("%2d x %3d tokens: %7.2f ms, of these %2.0f%% in attention\n", texts, tokens,
+                median.all * 1e3, 100 * median.attention / median.all);
+  }
+}
+
 void run(const std::vector<std::string>& words) {
   const arguments given = parse(words);
   if (given.help) {
@@ -117,7 +134,9 @@ void run(const std::vector<std::string>& words) {
     return;
   }
   check(given);
-  const Eigen::MatrixXf embeddings = minilm::encoder(given.model).embed(given.texts);
+  const minilm::encoder encoder(given.model);
+  if (given.command == "time") return print_times(encoder);
+  const Eigen::MatrixXf embeddings = encoder.embed(given.texts);
   if (given.command == "embed") {
     print_embeddings(embeddings);
   } else {

@@ -119,41 +119,6 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
   }
 }
 
-template <class T, class M>
-kernel::strided<T> strided_view(M& matrix) {
-  return {matrix.data(), matrix.rowStride(), matrix.colStride()};
-}
-
-/// The stride between the columns of `m`, or of what it is evaluated to.
-template <class M>
-index col_stride_of(const M& m) {
-  if constexpr (PlainMatrix<M> || MatrixView<M>) {
-    return m.colStride();
-  } else {
-    return M::IsRowMajor ? 1 : m.rows();
-  }
-}
-
-/// A score change as the kernel calls it.
-template <class F>
-struct kernel_change {
-  const F* score_mod;
-
-  template <class T>
-  T operator()(T s, position at) const {
-    return change(*score_mod, s, at);
-  }
-};
-
-template <class F>
-auto for_kernel(const F& score_mod) {
-  if constexpr (std::is_same_v<F, identity>) {
-    return kernel::no_change{};
-  } else {
-    return kernel_change<F>{&score_mod};
-  }
-}
-
 /// Bytes that calls on these types may need, a block of queries, or 0 where they are not bounded.
 template <class Q, class K, class V>
 constexpr std::size_t bounded_bytes() {

@@ -73,7 +73,8 @@ class heads_view {
   }
 
   /// A view that may be written to is one that may be read. (A function template that takes
-  /// `heads_view<T>` does not see this conversion: let it take any type that it can call `head` of.)
+  /// `heads_view<T>` does not see this conversion: let it take any type that it can call `head`
+  /// of.)
   operator heads_view<const T>() const  // NOLINT(google-explicit-constructor): as T* to const T*
     requires(!std::is_const_v<T>)
   {

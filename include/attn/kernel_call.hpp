@@ -2,13 +2,50 @@
 // they work in, and how the parts of a split sequence are put together.
 #pragma once
 
+#include <attn/held_matrix.hpp>
 #include <attn/kernel/dispatch.hpp>
 #include <attn/kernel/merge.hpp>
 #include <attn/options.hpp>
+#include <attn/score_mod.hpp>
 #include <optional>
 
 namespace attn::detail {
 inline namespace ATTN_BUILD_NAMESPACE {
+
+template <class T, class M>
+kernel::strided<T> strided_view(M& matrix) {
+  return {matrix.data(), matrix.rowStride(), matrix.colStride()};
+}
+
+/// The stride between the columns of `m`, or of what it is evaluated to.
+template <class M>
+index col_stride_of(const M& m) {
+  if constexpr (PlainMatrix<M> || MatrixView<M>) {
+    return m.colStride();
+  } else {
+    return M::IsRowMajor ? 1 : m.rows();
+  }
+}
+
+/// A score change as the kernel calls it.
+template <class F>
+struct kernel_change {
+  const F* score_mod;
+
+  template <class T>
+  T operator()(T s, position at) const {
+    return change(*score_mod, s, at);
+  }
+};
+
+template <class F>
+auto for_kernel(const F& score_mod) {
+  if constexpr (std::is_same_v<F, identity>) {
+    return kernel::no_change{};
+  } else {
+    return kernel_change<F>{&score_mod};
+  }
+}
 
 /// One sequence of a call: the problem of its first head, and the way from head to head.
 template <class S>

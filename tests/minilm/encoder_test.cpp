@@ -142,8 +142,10 @@ TEST_CASE("encoder: texts together are as texts alone, and so are copies and mis
   for (std::size_t padding = 0; padding < 4; ++padding) {
     const model_folder shifted(small_tensors(), padding);
     const minilm::encoder other = minilm::encoder(shifted.path(), small);
-    for (int i = 0; i < 3; ++i) {
-      CHECK(other.embed(texts[static_cast<std::size_t>(i)]) == embeddings.row(i).transpose());
+    CHECK(other.embed(texts) == embeddings);
+    for (int i = 0; i < 3; ++i) {  // but for the order in which Eigen's products sum
+      const Eigen::VectorXf alone = other.embed(texts[static_cast<std::size_t>(i)]);
+      CHECK((alone - embeddings.row(i).transpose()).cwiseAbs().maxCoeff() < 1e-6f);
     }
   }
   CHECK(encoder.embed(std::vector<std::string>{}).rows() == 0);

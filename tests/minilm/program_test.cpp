@@ -31,7 +31,8 @@ TEST_CASE("minilm --help explains itself, the model included") {
 
 TEST_CASE("minilm refuses what it does not understand") {
   check_refused({}, "no command given; minilm --help explains");
-  check_refused({"sing", "a"}, "unknown command \"sing\", expected embed or similar");
+  check_refused({"sing", "a"}, "unknown command \"sing\", expected embed, similar or time");
+  check_refused({"time", "a"}, "time takes no text");
   check_refused({"embed"}, "embed needs at least 1 text, found 0");
   check_refused({"similar", "a"}, "similar needs at least 2 texts, found 1");
   check_refused({"embed", "--modle", "x", "a"},

@@ -5,6 +5,8 @@
 #include <attn/kernel/engine/transpose.inl>
 #include <attn/kernel/engine/mask_tile.inl>
 #include <attn/kernel/engine/online_softmax.inl>
+#include <attn/kernel/engine/block.inl>
 #include <attn/kernel/engine/forward.inl>
+#include <attn/kernel/engine/row_product.inl>
 #include <attn/kernel/engine/decode.inl>
 // clang-format on

@@ -1,0 +1,117 @@
+// What a block of queries works in and the tiles of keys that it goes over.
+
+/// Keys in a tile. Tiles lie on a fixed grid of keys, so that a row's sums are grouped alike
+/// whatever block it is in.
+inline constexpr std::int32_t keys_a_tile = 128;
+
+/// Where a block of queries keeps its numbers, all [something][lane].
+template <class T>
+struct block_memory {
+  T* query;         // depth
+  T* scores;        // keys_a_tile
+  T* mask;          // keys_a_tile
+  T* out;           // value_depth, not yet divided by the sums
+  T* highest;       // of the rows so far
+  T* tile_highest;  // of the tile
+  T* sum;
+  T* factor;
+  T* second;  // value_depth: out again, with care
+  T* finite;  // keys_a_tile x value_depth: values without what is not finite
+
+  static constexpr index size(index depth, index value_depth, index keys, index lanes) {
+    return (depth + 2 * keys + 2 * value_depth + 4) * lanes + keys * value_depth;
+  }
+  /// Each part starts at a whole vector, for all but the last are multiples of the lanes.
+  static block_memory of(T* from, index depth, index value_depth, index keys, index lanes) {
+    block_memory at{};
+    at.query = from;
+    at.scores = at.query + depth * lanes;
+    at.mask = at.scores + keys * lanes;
+    at.out = at.mask + keys * lanes;
+    at.highest = at.out + value_depth * lanes;
+    at.tile_highest = at.highest + lanes;
+    at.sum = at.tile_highest + lanes;
+    at.factor = at.sum + lanes;
+    at.second = at.factor + lanes;
+    at.finite = at.second + value_depth * lanes;
+    return at;
+  }
+};
+
+/// One block of queries against all keys: what the steps below share.
+template <class T>
+struct query_block {
+  const problem<T>& p;
+  const score_rules<T>& rules;
+  index first;
+  index rows;
+  block_memory<T> at;
+  const std::int32_t* row;
+  T scale;  // what products are multiplied by to become scores,
+  T unit;   // and what the softmax still multiplies scores by
+};
+
+/// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
+template <class T>
+tile trimmed(tile t, const score_rules<T>& rules) {
+  constexpr std::int32_t step = 8;
+  while (t.keys > step) {
+    tile start = t;
+    start.keys = step;
+    if (rules.cover(rules.mask, start) != coverage::none) break;
+    t.key += step;
+    t.keys -= step;
+  }
+  while (t.keys > step) {
+    tile end = t;
+    end.keys = (t.keys - 1) % step + 1;
+    end.key = t.key + t.keys - end.keys;
+    if (rules.cover(rules.mask, end) != coverage::none) break;
+    t.keys -= end.keys;
+  }
+  return t;
+}
+
+/// The keys [key, key + keys) as the rows of a block see them.
+template <class T>
+tile tile_of(const query_block<T>& block, index key, index keys) {
+  return {block.p.batch,
+          block.p.head,
+          block.row[0],
+          block.row[0] + block.p.shape.offset,
+          static_cast<std::int32_t>(key),
+          static_cast<std::int32_t>(block.rows),
+          static_cast<std::int32_t>(keys)};
+}
+
+/// Where the walk over the tiles starts.
+template <class T>
+index first_tile(const problem<T>& p) {
+  return p.first_key - p.first_key % keys_a_tile;
+}
+
+/// Moves `key` on to the next tile of which something is seen, and tells how much. Where that is
+/// some of it, its ends are cut off where nothing is. False where there is no further tile. Asks
+/// for many tiles at once first, so that what a narrow window hides costs next to nothing.
+template <class T>
+bool find_tile(const query_block<T>& block, index& key, tile& t, coverage& seen) {
+  constexpr index keys_a_look = 32 * keys_a_tile;
+  const score_rules<T>& rules = block.rules;
+  const index end = block.p.shape.keys;
+  for (; key < end; key += keys_a_tile) {
+    if (key % keys_a_look == 0 && key + keys_a_tile < end) {
+      const tile many = tile_of(block, key, std::min(keys_a_look, end - key));
+      if (rules.cover(rules.mask, many) == coverage::none) {
+        key += keys_a_look - keys_a_tile;
+        continue;
+      }
+    }
+    const index first = std::max(key, block.p.first_key);
+    t = tile_of(block, first, std::min<index>(key + keys_a_tile, end) - first);
+    seen = rules.cover(rules.mask, t);
+    if (seen == coverage::none) continue;
+    if (seen == coverage::some) t = trimmed(t, rules);
+    return true;
+  }
+  return false;
+}
