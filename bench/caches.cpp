@@ -16,18 +16,6 @@ double seconds_since(clock::time_point start) {
   return std::chrono::duration<double>(clock::now() - start).count();
 }
 
-/// A plain sum, in enough chains to be bound by memory alone.
-float sum(const float* first, index n) {
-  constexpr index chains = 64;
-  float total[chains] = {};
-  for (index i = 0; i + chains <= n; i += chains) {
-    for (index k = 0; k < chains; ++k) total[k] += first[i + k];
-  }
-  float all = 0;
-  for (const float x : total) all += x;
-  return all;
-}
-
 /// A cache full of the keys and values of a workload.
 attn::contiguous_cache<float> filled_contiguous(const workload& w, const inputs<float>& in) {
   attn::contiguous_cache<float> cache(

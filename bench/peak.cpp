@@ -36,6 +36,30 @@ FMA_LOOP(avx2_loop, 32, __attribute__((target("avx2,fma"))))
 FMA_LOOP(plain_loop, 16, )
 #undef FMA_LOOP
 
+// A plain sum over memory, in as many chains.
+#define SUM_LOOP(name, bytes, attribute)                                       \
+  attribute float name(const float* first, std::ptrdiff_t n) {                 \
+    constexpr std::ptrdiff_t lanes = (bytes) / sizeof(float), chains = 8;      \
+    typedef float vector __attribute__((vector_size(bytes), aligned(4)));      \
+    vector chain[chains] = {};                                                 \
+    for (std::ptrdiff_t i = 0; i + chains * lanes <= n; i += chains * lanes) { \
+      const auto* const x = reinterpret_cast<const vector*>(first + i);        \
+      chain[0] += x[0], chain[1] += x[1], chain[2] += x[2], chain[3] += x[3];  \
+      chain[4] += x[4], chain[5] += x[5], chain[6] += x[6], chain[7] += x[7];  \
+    }                                                                          \
+    float total = 0;                                                           \
+    for (const vector& c : chain) {                                            \
+      for (std::ptrdiff_t lane = 0; lane < lanes; ++lane) total += c[lane];    \
+    }                                                                          \
+    return total;                                                              \
+  }
+#if defined(__x86_64__)
+SUM_LOOP(avx512_sum, 64, __attribute__((target("avx512f"))))
+SUM_LOOP(avx2_sum, 32, __attribute__((target("avx2"))))
+#endif
+SUM_LOOP(plain_sum, 16, )
+#undef SUM_LOOP
+
 #if defined(__aarch64__)
 constexpr std::string_view plain_set = "neon";
 using plain_chains = std::make_index_sequence<24>;  // of 32 registers
@@ -103,6 +127,14 @@ double fma_peak() {
 #endif
   return flops_per_second([](auto... a) { return plain_loop<Scalar>(a...); }, 16 / sizeof(Scalar),
                           plain_chains{});
+}
+
+float sum(const float* first, std::ptrdiff_t n) {
+#if defined(__x86_64__)
+  if (set_in_use() == instruction_set::avx512) return avx512_sum(first, n);
+  if (set_in_use() == instruction_set::avx2) return avx2_sum(first, n);
+#endif
+  return plain_sum(first, n);
 }
 
 template double fma_peak<float>();

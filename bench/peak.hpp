@@ -3,6 +3,7 @@
 // environment variable ATTN_INSTRUCTION_SET names one).
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 namespace bench {
@@ -14,5 +15,8 @@ std::string_view fma_instruction_set();
 /// milliseconds, since clocks drift. Scalar is float or double.
 template <class Scalar>
 double fma_peak();
+
+/// The sum of n numbers, n a multiple of 128, as fast as they can be read.
+float sum(const float* first, std::ptrdiff_t n);
 
 }  // namespace bench

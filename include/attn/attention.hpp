@@ -151,7 +151,7 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   p.shape = shape;
   p.batch = head.batch;
   p.head = head.head;
-  s.sinks = &options.sink;
+  p.sink = static_cast<S>(options.sink.of(head.head));
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
   constexpr std::size_t small = 32768, most = 131072, bounded = bounded_bytes<Q, K, V>();

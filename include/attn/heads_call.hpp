@@ -68,6 +68,7 @@ struct heads_call {
     s.log_sum_exp_head = log_sum_exp.strides().head;
     s.weights_head = weights.strides().head;
     s.sinks = &options.sink;
+    if (s.heads > 0) p.sink = static_cast<S>(options.sink.of(0));
     return s;
   }
 

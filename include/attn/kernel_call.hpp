@@ -47,7 +47,8 @@ auto for_kernel(const F& score_mod) {
   }
 }
 
-/// One sequence of a call: the problem of its first head, and the way from head to head.
+/// One sequence of a call: the problem of its first head, with its sink, and the way from head to
+/// head.
 template <class S>
 struct sequence_call {
   kernel::problem<S> first;
@@ -65,6 +66,7 @@ struct sequence_call {
 
   [[nodiscard]] kernel::problem<S> head(index h) const {
     kernel::problem<S> p = first;
+    if (h == 0) return p;
     const index key = h / group();
     p.query = p.query.moved(h * query_head);
     p.memory.key = p.memory.key.moved(key * key_head);
@@ -73,7 +75,7 @@ struct sequence_call {
     p.log_sum_exp = p.log_sum_exp.moved(h * log_sum_exp_head);
     p.weights = p.weights.moved(h * weights_head);
     p.head += static_cast<std::int32_t>(h);
-    if (sinks != nullptr) p.sink = static_cast<S>(sinks->of(p.head));
+    p.sink = static_cast<S>(sinks->of(p.head));
     return p;
   }
 
@@ -238,6 +240,16 @@ template <std::size_t StackBytes, class S, class Sequence>
 void run_kernel(simd set, index batch, const Sequence& sequence,
                 const kernel::score_rules<S>& rules, const options& options) {
   const kernel::engine_functions<S> engine = kernel::engine_on<S>(set);
+  if (batch == 1) {  // the quick way for what is small
+    const auto& s = sequence(0);
+    const sequence_tasks tasks = tasks_of<S>(s, engine, options);
+    if (tasks.count == 1 && tasks.chunks == 0 &&
+        static_cast<std::size_t>(tasks.memory) * sizeof(S) <= StackBytes) {
+      alignas(kernel::workspace_alignment) std::byte here[StackBytes];
+      void* const memory = here;
+      return engine.forward(s.first, rules, 0, tasks.blocks.rows, static_cast<S*>(memory));
+    }
+  }
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
 
@@ -271,9 +283,7 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
     alignas(kernel::workspace_alignment) std::byte here[StackBytes];
     run(i, here);
   };
-  if (bytes <= StackBytes && count == 1) {
-    run_on_stack(0);
-  } else if (bytes <= StackBytes) {
+  if (bytes <= StackBytes) {
     options.executor(count, task(run_on_stack));
   } else if (options.executor.is_serial()) {
     const workspace::lease lease(memory, bytes);

@@ -39,17 +39,17 @@ struct key_memory {
 
   /// How many keys from j on, at most `most`, lie one after the other.
   [[nodiscard]] index together(index j, index most) const {
-    return std::min(most, piece - j % piece);
+    return j + most <= piece ? most : std::min(most, piece - j % piece);
   }
-  [[nodiscard]] strided<const T> key_at(index j) const {
-    return key.from(j % piece, 0).moved(page(j) * key_page);
-  }
-  [[nodiscard]] strided<const T> value_at(index j) const {
-    return value.from(j % piece, 0).moved(page(j) * value_page);
-  }
+  [[nodiscard]] strided<const T> key_at(index j) const { return at(key, key_page, j); }
+  [[nodiscard]] strided<const T> value_at(index j) const { return at(value, value_page, j); }
 
  private:
-  [[nodiscard]] index page(index j) const { return table == nullptr ? 0 : table[j / piece]; }
+  [[nodiscard]] strided<const T> at(const strided<const T>& of, index of_page, index j) const {
+    if (j < piece && table == nullptr) return of.from(j, 0);  // saves the division
+    const index page = table == nullptr ? 0 : table[j / piece];
+    return of.from(j % piece, 0).moved(page * of_page);
+  }
 };
 
 /// One head of attention, as defined at `scaled_dot_product_attention`.
