@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -48,6 +49,11 @@ class case_file {
   }
   int attribute(const std::string& name, int otherwise) const {
     return has("attr." + name) ? std::stoi(text("attr." + name)) : otherwise;
+  }
+  template <class Number>
+  std::optional<Number> attribute(const std::string& name) const {
+    if (!has("attr." + name)) return std::nullopt;
+    return static_cast<Number>(number("attr." + name));
   }
 
   // A case that asks for something unheard of must not pass because nobody looked.

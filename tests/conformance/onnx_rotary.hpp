@@ -2,6 +2,7 @@
 // Its caches are tables by position, or, without position_ids, tables by sequence and token.
 #pragma once
 
+#include <attn/onnx_attention.hpp>
 #include <attn/rotary.hpp>
 #include <stdexcept>
 #include <vector>
@@ -11,23 +12,11 @@
 
 namespace attn_test {
 
-// (batch, heads, rows, width), or (batch, rows, heads * width) and then `heads` must be told.
-template <class T>
-attn::heads_view<T> view_of_heads(tensor<T>& x, std::int64_t heads) {
-  const auto& n = x.shape;
-  if (n.size() == 4) return attn::bhld(x.values.data(), {n[0], n[1], n[2], n[3]});
-  if (n.size() != 3) throw std::runtime_error("a tensor has rank 3 or 4");
-  if (heads < 1 || n[2] % heads != 0) {
-    throw std::runtime_error("the number of heads does not divide the last extent");
-  }
-  return attn::blhd(x.values.data(), {n[0], heads, n[1], n[2] / heads});
-}
-
 // All axes but the last as rows.
 template <class T>
 row_major<T> table(const tensor<T>& cache) {
   const auto cols = cache.shape.back();
-  const auto size = static_cast<std::int64_t>(cache.values.size());
+  const auto size = cache.values.size();
   return Eigen::Map<const row_major<T>>(cache.values.data(), cols == 0 ? 0 : size / cols, cols);
 }
 
@@ -36,7 +25,8 @@ void run_rotary(const case_file& from, closeness allowed) {
   from.allow_only({"interleaved", "num_heads", "rotary_embedding_dim"},
                   {"input", "cos_cache", "sin_cache", "position_ids"}, {"output"});
   tensor<T> x = load<T>(from, "input.input");
-  const attn::heads_view<T> heads = view_of_heads(x, from.attribute("num_heads", 0));
+  const auto heads =
+      attn::onnx_heads(x.values.data(), x.shape, from.attribute<attn::index>("num_heads"));
   const tensor<T> cos = load<T>(from, "input.cos_cache"), sin = load<T>(from, "input.sin_cache");
   const int width = from.attribute("rotary_embedding_dim", 0);
   if (2 * cos.shape.back() != (width == 0 ? heads.width() : width)) {

@@ -1,7 +1,5 @@
-// The readers of the golden files must not take a broken file for a good one; and what no stored
-// case would notice in the spreading of masks is checked here.
+// The readers of the golden files must not take a broken file for a good one.
 
-#include <array>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
@@ -11,7 +9,7 @@
 #include <vector>
 
 #include "conformance/case_file.hpp"
-#include "conformance/onnx_attention.hpp"
+#include "conformance/tensor.hpp"
 #include "support/catch.hpp"
 #include "support/npy.hpp"
 
@@ -103,25 +101,4 @@ TEST_CASE("a case that asks for something unheard of is refused") {
   CHECK(fails_with("output 'z'", [&] { from.allow_only({"axis"}, {"x", "y"}, {}); }));
   CHECK(fails_with("no 'rtol'", [&] { from.number("rtol"); }));
   CHECK(fails_with("twice", [&] { attn_test::case_file(folder.file("y", "a = 1\na = 1\n")); }));
-}
-
-TEST_CASE("a mask is spread as in NumPy, but a short last axis is filled up") {
-  using attn_test::mask_of_head;
-  const std::array<std::int64_t, 4> scores{2, 2, 3, 4};
-  const auto row = [](auto mask, std::int64_t i) {
-    return std::vector<int>(mask.row(i).begin(), mask.row(i).end());
-  };
-  const attn_test::tensor<int> rank1{{4}, {1, 2, 3, 4}}, single{{1}, {5}};
-  CHECK(row(mask_of_head(rank1, scores, 1, 1, 0), 2) == std::vector{1, 2, 3, 4});
-  CHECK(row(mask_of_head(single, scores, 0, 0, 9), 1) == std::vector{5, 9, 9, 9});
-
-  const attn_test::tensor<int> heads{{2, 1, 2}, {1, 2, 3, 4}};  // rank 3 begins with the heads
-  CHECK(row(mask_of_head(heads, scores, 0, 1, 0), 2) == std::vector{3, 4, 0, 0});
-  const attn_test::tensor<int> batch{{2, 1, 3, 1}, {1, 2, 3, 4, 5, 6}};
-  CHECK(row(mask_of_head(batch, scores, 1, 0, 0), 2) == std::vector{6, 0, 0, 0});
-  for (const std::vector<std::int64_t>& shape :
-       {std::vector<std::int64_t>{2, 4}, {1, 5}, {1, 2, 2, 3, 4}, {}}) {
-    const attn_test::tensor<int> misfit{shape, std::vector<int>(48)};
-    CHECK(fails_with("does not fit", [&] { mask_of_head(misfit, scores, 0, 0, 0); }));
-  }
 }

@@ -1,12 +1,12 @@
-// Tensors of the cases: loaded from any stored type, compared by the rule of numpy.allclose, and
-// the heads of a tensor as matrix views, in the two layouts that ONNX has.
+// Tensors of the cases: loaded from any stored type, and compared by the rule of numpy.allclose.
 #pragma once
 
 #include <Eigen/Core>
-#include <attn/config.hpp>
+#include <algorithm>
+#include <attn/heads.hpp>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -33,9 +33,12 @@ decltype(auto) with_dtype(const std::string& dtype, const F& f) {
 }
 
 template <class T>
+using elements = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+
+template <class T>
 struct tensor {
   std::vector<std::int64_t> shape;
-  std::vector<T> values;
+  elements<T> values;
 };
 
 // `name` is input.<name> or output.<name>. The conversion goes through double, which holds every
@@ -45,9 +48,10 @@ tensor<T> load(const case_file& from, const std::string& name) {
   const npy_array array = from.array(name);
   tensor<T> result{array.shape, {}};
   with_dtype(from.dtype(name), [&](auto stored) {
-    for (const decltype(stored) x : array.as<decltype(stored)>()) {
-      result.values.push_back(static_cast<T>(static_cast<double>(x)));
-    }
+    const auto values = array.as<decltype(stored)>();
+    result.values.resize(std::ssize(values));
+    std::transform(values.begin(), values.end(), result.values.data(),
+                   [](decltype(stored) x) { return static_cast<T>(static_cast<double>(x)); });
   });
   return result;
 }
@@ -63,7 +67,7 @@ void compare(const case_file& with, const std::string& name, const tensor<T>& fo
              closeness allowed) {
   const tensor<double> expected = load<double>(with, name);
   if (found.shape != expected.shape) throw std::runtime_error(name + " has the wrong shape");
-  for (std::size_t n = 0; n < expected.values.size(); ++n) {
+  for (attn::index n = 0; n < expected.values.size(); ++n) {
     const double e = expected.values[n], f = static_cast<double>(found.values[n]);
     const bool same = e == f || (std::isnan(e) && std::isnan(f));
     const bool close =
@@ -76,59 +80,17 @@ void compare(const case_file& with, const std::string& name, const tensor<T>& fo
   }
 }
 
-// A tensor of heads. ONNX stores them as (batch, heads, rows, width) or, interleaved, as
-// (batch, rows, heads * width); either way one head is a matrix with an outer stride.
+// Heads in their order of memory, which should be that of the case's tensor, of rank 3 or 4.
 template <class T>
-class head_tensor {
- public:
-  head_tensor(std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t width,
-              bool interleaved)
-      : batch_(batch), heads_(heads), rows_(rows), width_(width), interleaved_(interleaved) {
-    data_.shape = interleaved ? std::vector{batch, rows, heads * width}
-                              : std::vector{batch, heads, rows, width};
-    data_.values.resize(static_cast<std::size_t>(batch * heads * rows * width));
-  }
-
-  // `heads` counts for the interleaved layout only; the other one knows its own.
-  head_tensor(tensor<T> from, std::int64_t heads) : data_(std::move(from)) {
-    const auto& shape = data_.shape;
-    interleaved_ = shape.size() == 3;
-    if (!interleaved_ && shape.size() != 4) throw std::runtime_error("a tensor has rank 3 or 4");
-    if (interleaved_ && (heads < 1 || shape[2] % heads != 0)) {
-      throw std::runtime_error("the number of heads does not divide the last extent");
-    }
-    batch_ = shape[0];
-    heads_ = interleaved_ ? heads : shape[1];
-    rows_ = interleaved_ ? shape[1] : shape[2];
-    width_ = interleaved_ ? shape[2] / heads : shape[3];
-  }
-
-  std::int64_t batch() const { return batch_; }
-  std::int64_t heads() const { return heads_; }
-  std::int64_t rows() const { return rows_; }
-  std::int64_t width() const { return width_; }
-  bool interleaved() const { return interleaved_; }
-  const tensor<T>& data() const { return data_; }
-
-  auto head(std::int64_t b, std::int64_t h) {
-    return view<row_major<T>>(data_.values.data(), b, h);
-  }
-  auto head(std::int64_t b, std::int64_t h) const {
-    return view<const row_major<T>>(data_.values.data(), b, h);
-  }
-
- private:
-  template <class Matrix, class Pointer>
-  auto view(Pointer first, std::int64_t b, std::int64_t h) const {
-    const std::int64_t start = interleaved_ ? b * rows_ * heads_ + h : (b * heads_ + h) * rows_;
-    return Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>(
-        first + start * width_, rows_, width_,
-        Eigen::OuterStride<>(interleaved_ ? heads_ * width_ : width_));
-  }
-
-  std::int64_t batch_, heads_, rows_, width_;
-  bool interleaved_;
-  tensor<T> data_;
-};
+void compare(const case_file& with, const std::string& name, const attn::heads_array<T>& found,
+             closeness allowed) {
+  const attn::heads_shape& n = found.shape();
+  const bool interleaved = with.array(name).shape.size() == 3;
+  const tensor<T> as_stored{interleaved
+                                ? std::vector<std::int64_t>{n.batch, n.length, n.heads * n.width}
+                                : std::vector<std::int64_t>{n.batch, n.heads, n.length, n.width},
+                            Eigen::Map<const elements<T>>(found.data(), n.size())};
+  compare(with, name, as_stored, allowed);
+}
 
 }  // namespace attn_test

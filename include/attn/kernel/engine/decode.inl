@@ -6,7 +6,7 @@
 inline constexpr index keys_a_strip = 16;
 
 /// How far ahead of the strip in work memory is asked for.
-inline constexpr index keys_ahead = 2 * keys_a_strip;
+inline constexpr index keys_ahead = keys_a_strip;
 
 /// Where a group of rows keeps its numbers. Row g · queries + i is query i of the group's head g.
 template <class T>
@@ -35,35 +35,26 @@ struct decode_memory {
   }
 };
 
-/// Asks for the rows of keys or values that will be read next.
-template <class T>
-ATTN_INLINE void prefetch_rows(strided<const T> from, index rows, index cols) {
-  constexpr index a_line = 64 / sizeof(T);
-  for (index r = 0; r < rows; ++r) {
-    for (index c = 0; c < cols; c += a_line) prefetch(from.data, r * from.row_stride + c);
-  }
-}
-
 /// Rows that share what is loaded of keys and values.
 template <class T>
 inline constexpr int rows_together = std::min(4, vec<T>::lanes);
 
 /// The scores of a strip of keys: as many rows together as there are registers for, then the rest.
 template <class T, int Rows>
-void score_strip(const T* query, strided<const T> key, index keys, const problem<T>& p, index rows,
-                 T* scores) {
+void score_strip(const T* query, strided<const T> key, const T* next, index keys,
+                 const problem<T>& p, index rows, T* scores) {
   constexpr int columns = vec<T>::lanes / Rows;
   const index query_row = whole_vectors<T>(p.depth);
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
     for (index i = 0; i < keys; i += columns) {
-      score_pairs<T, Rows>(query + r * query_row, key.from(i, 0), keys - i, p.depth, p.scale,
-                           scores + r * keys_a_tile + i);
+      score_pairs<T, Rows>(query + r * query_row, key.from(i, 0), next + i * key.row_stride,
+                           keys - i, p.depth, p.scale, scores + r * keys_a_tile + i);
     }
   }
   if constexpr (Rows > 1) {
     if (r < rows) {
-      score_strip<T, Rows / 2>(query + r * query_row, key, keys, p, rows - r,
+      score_strip<T, Rows / 2>(query + r * query_row, key, next, keys, p, rows - r,
                                scores + r * keys_a_tile);
     }
   }
@@ -71,17 +62,17 @@ void score_strip(const T* query, strided<const T> key, index keys, const problem
 
 /// The weighted sum over a strip of keys.
 template <class T, int Rows>
-void add_strip(const T* weights, strided<const T> value, index keys, index value_depth, index rows,
-               T* out, index out_row) {
+void add_strip(const T* weights, strided<const T> value, const T* next, index keys,
+               index value_depth, index rows, T* out, index out_row) {
   constexpr int vectors = 2 * rows_at_once / Rows;
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
-    add_all_values<T, Rows, vectors>(weights + r * keys_a_tile, value, keys, value_depth,
+    add_all_values<T, Rows, vectors>(weights + r * keys_a_tile, value, next, keys, value_depth,
                                      out + r * out_row, out_row);
   }
   if constexpr (Rows > 1) {
     if (r < rows) {
-      add_strip<T, Rows / 2>(weights + r * keys_a_tile, value, keys, value_depth, rows - r,
+      add_strip<T, Rows / 2>(weights + r * keys_a_tile, value, next, keys, value_depth, rows - r,
                              out + r * out_row, out_row);
     }
   }
@@ -96,12 +87,10 @@ void score_strips(const query_group<T>& group, const decode_memory<T>& at, const
     const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
     const strided<const T> key = p.memory.key_at(t.key + j);
     const index next = j + keys_ahead;
-    if (next < t.keys) {
-      prefetch_rows(p.memory.key_at(t.key + next), keys, p.depth);
-    } else if (next - t.keys < t.keys) {
-      prefetch_rows(p.memory.value_at(t.key + next - t.keys), keys, p.value_depth);
-    }
-    score_strip<T, rows_together<T>>(at.query, key, keys, p, rows, at.scores + j);
+    const strided<const T> later = next < t.keys
+                                       ? p.memory.key_at(t.key + next)
+                                       : p.memory.value_at(t.key + (next - t.keys) % t.keys);
+    score_strip<T, rows_together<T>>(at.query, key, later.data, keys, p, rows, at.scores + j);
     j += keys;
   }
 }
@@ -116,13 +105,11 @@ void add_strips(const query_group<T>& group, const decode_memory<T>& at, const t
     const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
     const strided<const T> value = p.memory.value_at(t.key + j);
     const index next = t.key + j + keys_ahead;
-    if (next < t.key + t.keys) {
-      prefetch_rows(p.memory.value_at(next), keys, p.value_depth);
-    } else if (next < group.end) {
-      prefetch_rows(p.memory.key_at(next), keys, p.depth);
-    }
-    add_strip<T, rows_together<T>>(at.scores + j, value, keys, p.value_depth, rows, at.out,
-                                   out_row);
+    const strided<const T> later = next < t.key + t.keys ? p.memory.value_at(next)
+                                   : next < group.end    ? p.memory.key_at(next)
+                                                         : value;
+    add_strip<T, rows_together<T>>(at.scores + j, value, later.data, keys, p.value_depth, rows,
+                                   at.out, out_row);
     j += keys;
   }
 }
@@ -143,8 +130,8 @@ ATTN_NOINLINE void add_strips_with_care(const query_group<T>& group, const score
         at.finite[j * out_row + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
       }
     }
-    add_strip<T, rows_together<T>>(at.scores + first, strided<const T>{at.finite, out_row, 1}, keys,
-                                   p.value_depth, group.rows(), at.out, out_row);
+    add_strip<T, rows_together<T>>(at.scores + first, strided<const T>{at.finite, out_row, 1},
+                                   at.finite, keys, p.value_depth, group.rows(), at.out, out_row);
     for (index j = 0; j < keys; ++j) {
       const T* const value = p.memory.value_at(t.key + first + j).data;
       for (index c = 0; c < p.value_depth; ++c) {

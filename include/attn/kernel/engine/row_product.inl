@@ -1,7 +1,8 @@
 // The two products of few queries: lanes over features, keys and values read as they lie.
 //
 // Scores: one accumulator a pair of row and key, its lanes summed at the end. Weighted sum: one a
-// row and vector of features. Rows share what is loaded.
+// row and vector of features. Rows share what is loaded. Beside every load, the same place of rows
+// that come later is asked for: `next` is the first of these.
 
 /// Numbers of a row, made whole vectors.
 template <class T>
@@ -40,8 +41,8 @@ ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* ke
 /// score: scores[r][j] = scale · Σ_c query[r][c] · key[j][c] for Rows rows and as many keys as fill
 /// the registers. One accumulator a pair; turned, they are summed all at once.
 template <class T, int Rows>
-ATTN_INLINE void score_pairs(const T* query, strided<const T> key, index keys, index depth, T scale,
-                             T* scores) {
+ATTN_INLINE void score_pairs(const T* query, strided<const T> key, const T* next, index keys,
+                             index depth, T scale, T* scores) {
   constexpr int lanes = vec<T>::lanes;
   constexpr int columns = lanes / Rows;
   const index row = whole_vectors<T>(depth);
@@ -59,6 +60,7 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, index keys, i
     ATTN_UNROLL
     for (int j = 0; j < columns; ++j) {
       const vec<T> x = load(k[j] + e);
+      prefetch(next, j * key.row_stride + e);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r * columns + j] = multiply_add(q[r], x, c[r * columns + j]);
     }
@@ -80,8 +82,8 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, index keys, i
 
 /// weighted sum: out[r][c] += Σ_j weights[r][j] · value[j][c] for Rows rows and Vectors of columns.
 template <class T, int Rows, int Vectors>
-ATTN_INLINE void add_values(const T* weights, strided<const T> value, index keys, T* out,
-                            index out_row) {
+ATTN_INLINE void add_values(const T* weights, strided<const T> value, const T* next, index keys,
+                            T* out, index out_row) {
   constexpr int lanes = vec<T>::lanes;
   vec<T> c[Rows][Vectors];
   ATTN_UNROLL
@@ -97,6 +99,7 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, index keys
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       const vec<T> y = load(x + v * lanes);
+      prefetch(next, j * value.row_stride + v * lanes);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r][v] = multiply_add(w[r], y, c[r][v]);
     }
@@ -111,17 +114,17 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, index keys
 /// All columns: as many vectors at once as there are registers for, then the rest by halves, and
 /// what does not fill a vector one by one.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, index keys,
-                                  index value_depth, T* out, index out_row) {
+ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, const T* next,
+                                  index keys, index value_depth, T* out, index out_row) {
   constexpr int step = Vectors * vec<T>::lanes;
   index c = 0;
   for (; c + step <= value_depth; c += step) {
-    add_values<T, Rows, Vectors>(weights, value.from(0, c), keys, out + c, out_row);
+    add_values<T, Rows, Vectors>(weights, value.from(0, c), next + c, keys, out + c, out_row);
   }
   if (c == value_depth) return;
   if constexpr (Vectors > 1) {
-    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), keys, value_depth - c, out + c,
-                                         out_row);
+    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), next + c, keys, value_depth - c,
+                                         out + c, out_row);
   } else {
     for (int r = 0; r < Rows; ++r) {
       for (index j = 0; j < keys; ++j) {
