@@ -1,4 +1,4 @@
-// attn: scaled dot-product attention over Eigen. Everything public.
+// attn: scaled dot-product attention over Eigen. Everything public but onnx_attention.hpp.
 #pragma once
 
 #include <attn/additive_attention.hpp>

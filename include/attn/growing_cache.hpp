@@ -54,7 +54,7 @@ inline constexpr index per_line = std::max<index>(1, 64 / index{sizeof(T)});
 /// Zeros, as many as the shape has elements. They are written now, not when first used: no append
 /// waits for the system to find memory, and what is beyond a length is a number, should it be read.
 template <class T>
-std::vector<T, line_allocator<T>> zeros(std::string_view name, const heads_shape& shape) {
+std::vector<T, line_allocator<T>> zeroed_memory(std::string_view name, const heads_shape& shape) {
   check_extents(name, shape);
   index size = 1;
   for (const index extent : {shape.batch, shape.heads, shape.length, shape.width}) {
@@ -107,7 +107,7 @@ template <class T>
 class token_blocks {
  public:
   token_blocks(std::string_view name, const heads_shape& shape)
-      : shape_(shape), elements_(zeros<T>(name, shape)) {
+      : shape_(shape), elements_(zeroed_memory<T>(name, shape)) {
     require(shape.heads >= 1, name, " has ", shape.heads, " heads, it should be at least 1");
   }
 

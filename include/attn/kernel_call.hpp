@@ -234,22 +234,46 @@ class task_starts {
   index batch_ = 0;
 };
 
-/// Runs every task of a call. `sequence(b)` gives sequence b. What fits into StackBytes needs no
-/// workspace.
+/// run(i, memory) for i in [0, count), by the call's executor, with as many bytes to work in. What
+/// fits into StackBytes needs no workspace.
+template <std::size_t StackBytes, class Run>
+void run_tasks(index count, std::size_t bytes, workspace& memory, const executor& executor,
+               const Run& run) {
+  if (bytes <= StackBytes) {
+    executor(count, task([&](index i) {
+               alignas(kernel::workspace_alignment) std::byte here[StackBytes];
+               run(i, here);
+             }));
+  } else if (executor.is_serial()) {
+    const workspace::lease lease(memory, bytes);
+    for (index i = 0; i < count; ++i) run(i, lease.data());
+  } else {
+    executor(count, task([&](index i) {
+               const workspace::lease lease(memory, bytes);
+               run(i, lease.data());
+             }));
+  }
+}
+
+/// The quick way for a single task that fits on the stack; false where there is more to do.
+template <std::size_t StackBytes, class S>
+bool run_at_once(const sequence_call<S>& s, const kernel::engine_functions<S>& engine,
+                 const kernel::score_rules<S>& rules, const options& options) {
+  const sequence_tasks tasks = tasks_of<S>(s, engine, options);
+  if (tasks.count != 1 || tasks.chunks > 0) return false;
+  if (static_cast<std::size_t>(tasks.memory) * sizeof(S) > StackBytes) return false;
+  alignas(kernel::workspace_alignment) std::byte here[StackBytes];
+  void* const memory = here;
+  engine.forward(s.first, rules, 0, tasks.blocks.rows, static_cast<S*>(memory));
+  return true;
+}
+
+/// Runs every task of a call. `sequence(b)` gives sequence b.
 template <std::size_t StackBytes, class S, class Sequence>
 void run_kernel(simd set, index batch, const Sequence& sequence,
                 const kernel::score_rules<S>& rules, const options& options) {
   const kernel::engine_functions<S> engine = kernel::engine_on<S>(set);
-  if (batch == 1) {  // the quick way for what is small
-    const auto& s = sequence(0);
-    const sequence_tasks tasks = tasks_of<S>(s, engine, options);
-    if (tasks.count == 1 && tasks.chunks == 0 &&
-        static_cast<std::size_t>(tasks.memory) * sizeof(S) <= StackBytes) {
-      alignas(kernel::workspace_alignment) std::byte here[StackBytes];
-      void* const memory = here;
-      return engine.forward(s.first, rules, 0, tasks.blocks.rows, static_cast<S*>(memory));
-    }
-  }
+  if (batch == 1 && run_at_once<StackBytes, S>(sequence(0), engine, rules, options)) return;
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
 
@@ -260,8 +284,6 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
     starts.add(b, tasks);
     numbers = std::max(numbers, tasks.memory);
   }
-  const index count = starts.end().task;
-  const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(S);
   // Enough for the few queries of any fixed sizes that Eigen keeps on the stack.
   alignas(kernel::workspace_alignment) std::byte few_partials[16384];
   void* partials = few_partials;
@@ -273,27 +295,13 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
   }
   const auto partials_of = [&](index b) { return static_cast<S*>(partials) + starts[b].partial; };
 
-  const auto run = [&](index i, void* where) {
-    const index b = starts.find(i);
-    const auto& s = sequence(b);
-    run_task<S>(s, tasks_of<S>(s, engine, options), i - starts[b].task, partials_of(b), engine,
-                rules, where);
-  };
-  const auto run_on_stack = [&](index i) {
-    alignas(kernel::workspace_alignment) std::byte here[StackBytes];
-    run(i, here);
-  };
-  if (bytes <= StackBytes) {
-    options.executor(count, task(run_on_stack));
-  } else if (options.executor.is_serial()) {
-    const workspace::lease lease(memory, bytes);
-    for (index i = 0; i < count; ++i) run(i, lease.data());
-  } else {
-    options.executor(count, task([&](index i) {
-                       const workspace::lease lease(memory, bytes);
-                       run(i, lease.data());
-                     }));
-  }
+  run_tasks<StackBytes>(starts.end().task, static_cast<std::size_t>(numbers) * sizeof(S), memory,
+                        options.executor, [&](index i, void* where) {
+                          const index b = starts.find(i);
+                          const auto& s = sequence(b);
+                          run_task<S>(s, tasks_of<S>(s, engine, options), i - starts[b].task,
+                                      partials_of(b), engine, rules, where);
+                        });
   for (index b = 0; partial_bytes > 0 && b < batch; ++b) {
     const auto& s = sequence(b);
     const sequence_tasks tasks = tasks_of<S>(s, engine, options);
