@@ -78,6 +78,22 @@ void add_strip(const T* weights, strided<const T> value, const T* next, index ke
   }
 }
 
+/// Asks for the first lines of each page of the strip that begins at `key`, from which processors
+/// go on by themselves: they follow a stream, but not beyond a page of 4 KiB.
+template <class T>
+ATTN_INLINE void wake(const key_memory<T>& memory,
+                      strided<const T> (key_memory<T>::*rows_at)(index) const, index key, index end,
+                      index cols) {
+  constexpr index a_line = 64 / sizeof(T);
+  constexpr index a_page = 4096 / sizeof(T);
+  if (key + keys_a_strip > end) return;
+  const strided<const T> rows = (memory.*rows_at)(key);
+  if (rows.row_stride < cols || rows.row_stride > 2 * cols) return;  // no stream
+  for (index at = 0; at < keys_a_strip * rows.row_stride; at += a_page) {
+    for (index line = 0; line < 3; ++line) prefetch(rows.data, at + line * a_line);
+  }
+}
+
 /// The score tile of all rows: score and scale, a strip of keys after the other.
 template <class T>
 void score_strips(const query_group<T>& group, const decode_memory<T>& at, const tile& t) {
@@ -90,6 +106,7 @@ void score_strips(const query_group<T>& group, const decode_memory<T>& at, const
     const strided<const T> later = next < t.keys
                                        ? p.memory.key_at(t.key + next)
                                        : p.memory.value_at(t.key + (next - t.keys) % t.keys);
+    wake(p.memory, &key_memory<T>::key_at, t.key + j + 2 * keys_a_strip, group.end, p.depth);
     score_strip<T, rows_together<T>>(at.query, key, later.data, keys, p, rows, at.scores + j);
     j += keys;
   }
@@ -108,6 +125,8 @@ void add_strips(const query_group<T>& group, const decode_memory<T>& at, const t
     const strided<const T> later = next < t.key + t.keys ? p.memory.value_at(next)
                                    : next < group.end    ? p.memory.key_at(next)
                                                          : value;
+    wake(p.memory, &key_memory<T>::value_at, t.key + j + 2 * keys_a_strip, group.end,
+         p.value_depth);
     add_strip<T, rows_together<T>>(at.scores + j, value, later.data, keys, p.value_depth, rows,
                                    at.out, out_row);
     j += keys;
