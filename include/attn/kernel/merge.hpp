@@ -6,6 +6,7 @@
 #include <limits>
 
 namespace attn::kernel {
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// What the chunks of one row add up to, with the sink: the online softmax once more.
 /// Chunk n of it lies at out + n · step, highest + n · step and sum + n · step.
@@ -34,4 +35,5 @@ void merge_chunks(const T* out, const T* highest, const T* sum, index chunks, in
   }
 }
 
+}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn::kernel
