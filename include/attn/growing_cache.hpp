@@ -224,7 +224,7 @@ class growing_cache {
   /// The others are neither read nor stored. Throws std::invalid_argument for counts that are not
   /// one a sequence, each within 0 … n.
   template <HeadsLike K, HeadsLike V>
-  void append(const K& key, const V& value, integers counts, padding side) {
+  void append(const K& key, const V& value, integers counts, padding side = padding::right) {
     append_to(0, batch(), {view(key), view(value), counts, side});
   }
 

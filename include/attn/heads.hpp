@@ -132,13 +132,15 @@ class heads_view {
   heads_strides strides_;
 };
 
-/// Memory in the order batch, heads, length, width: `[B, H, L, d]`.
+/// Memory in the order batch, heads, length, width: `[B, H, L, d]`. The shape is always told in
+/// this order: `bhld(data, {.batch = 2, .heads = 8, .length = 100, .width = 64})`.
 template <class T>
 heads_view<T> bhld(T* data, const heads_shape& shape) {
   return {data, shape, detail::bhld_strides(shape)};
 }
 
-/// Memory in the order batch, length, heads, width: `[B, L, H, d]`, as a projection leaves it.
+/// Memory in the order batch, length, heads, width: `[B, L, H, d]`, as a projection leaves it. The
+/// shape is told as ever: batch, heads, length, width.
 template <class T>
 heads_view<T> blhd(T* data, const heads_shape& shape) {
   return {data, shape, detail::blhd_strides(shape)};

@@ -33,8 +33,8 @@ struct heads_call {
     if (starts) return starts[b + 1] - starts[b];
     return options.query_lengths ? options.query_lengths[b] : query.length();
   }
-  [[nodiscard]] call_shape shape(index b, bool positional = false) const {
-    return make_call_shape(queries(b), stored.sequence(b).length, options.alignment, positional,
+  [[nodiscard]] call_shape shape(index b) const {
+    return make_call_shape(queries(b), stored.sequence(b).length, options.alignment, false,
                            query.heads(), batch());
   }
 
@@ -154,7 +154,14 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   if (call.options.scale) checked_scale<S>(*call.options.scale);
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
   for (index b = 0; b < call.batch(); ++b) {
-    call_shape shape = call.shape(b, positional);
+    const index keys = call.stored.sequence(b).length;
+    require(!positional || call.options.alignment.given() || call.queries(b) == keys, "sequence ",
+            b, " has ", call.queries(b), " queries and ", keys,
+            " keys: the mask or score change depends on positions, so options.alignment must be "
+            "given: attn::bottom_right (the last query at the last key, as with a cache), "
+            "attn::top_left or attn::offset(n); a padded batch that attends to itself has "
+            "options.query_lengths beside key_lengths instead");
+    call_shape shape = call.shape(b);
     if (!call.starts) shape.queries = static_cast<std::int32_t>(call.query.length());
     shape.keys = static_cast<std::int32_t>(most_keys);
     check(mask, shape);

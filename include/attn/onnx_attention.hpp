@@ -86,17 +86,18 @@ struct onnx_attention_outputs {
 template <class T>
 heads_view<T> onnx_heads(T* data, integers shape, std::optional<index> num_heads = std::nullopt) {
   const index rank = shape.size();
+  const index heads = num_heads.value_or(0);
   detail::require(rank == 3 || rank == 4, "shape has rank ", rank, ", it should be 3 or 4");
   if (rank == 4) {
-    detail::require(!num_heads || *num_heads == shape[1], "num_heads is ", num_heads.value_or(0),
-                    ", the shape has ", shape[1], " heads; for rank 4 it should be left out");
+    detail::require(!num_heads || heads == shape[1], "num_heads is ", heads, ", the shape has ",
+                    shape[1], " heads; for rank 4 it should be left out");
     return bhld(data, {shape[0], shape[1], shape[2], shape[3]});
   }
   detail::require(num_heads.has_value(),
                   "num_heads is left out, for a shape of rank 3 it should be given");
-  detail::require(*num_heads >= 1 && shape[2] % *num_heads == 0, "num_heads is ", *num_heads,
+  detail::require(heads >= 1 && shape[2] % heads == 0, "num_heads is ", heads,
                   ", it should be at least 1 and divide the last extent ", shape[2]);
-  return blhd(data, {shape[0], *num_heads, shape[1], shape[2] / *num_heads});
+  return blhd(data, {shape[0], heads, shape[1], shape[2] / heads});
 }
 
 /// A tensor of rank 1 to 4 in C order as a mask. As in NumPy, extents count from the last: rank 3

@@ -55,7 +55,8 @@ class packed_keys {
 
 inline void check_starts(std::string_view name, integers starts, index tokens) {
   require(starts.size() >= 1, name, " is empty, it should have a number more than sequences");
-  require(starts[0] == 0, name, " begins with ", starts[0], ", it should begin with 0");
+  require(starts[0] == 0, name, " begins with ", starts[0],
+          ", it should begin with 0 (it says where sequences start, not how long they are)");
   for (index b = 0; b + 1 < starts.size(); ++b) {
     require(starts[b] <= starts[b + 1], name, " decreases from ", starts[b], " to ", starts[b + 1],
             " at sequence ", b);

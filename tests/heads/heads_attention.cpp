@@ -326,7 +326,7 @@ TEST_CASE("bad input is refused, and nothing is written") {
   const std::vector<float> logits{1, 2, 3};
   CHECK(missing(call(q, k, k, {.sink = logits}), {"sink has 3 logits", "4"}) == "");
   const auto causal = [&] { attn::scaled_dot_product_attention(q, k, k, attn::causal()); };
-  CHECK(missing(causal, {"query has 3 rows", "key has 5", "alignment"}) == "");
+  CHECK(missing(causal, {"sequence 0 has 3 queries and 5 keys", "alignment"}) == "");
   const auto mask = shaped({2, 3, 3, 5});
   const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };
   CHECK(missing(masked, {"mask has the shape 2 x 3 x 3 x 5", "2 x 4 x 3 x 5"}) == "");

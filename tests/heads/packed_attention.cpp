@@ -112,7 +112,7 @@ TEST_CASE("bad starts are refused") {
   const auto crossed = [&] {
     attn::packed_attention(q, q, q, {list{0, 2, 6}, list{0, 3, 6}}, attn::causal());
   };
-  CHECK(missing(crossed, {"query has 2 rows", "key has 3", "alignment"}) == "");
+  CHECK(missing(crossed, {"sequence 0 has 2 queries and 3 keys", "alignment"}) == "");
 }
 
 }  // namespace
