@@ -276,7 +276,7 @@ struct plan {
       false;  // by the kernel; else by the stages, which hold the scores of a block of rows
   simd instruction_set = simd::portable;  // of the kernel
   bool splits_keys = false;               // few queries against many keys, in another order of sums
-  index tasks = 0;                        // what the executor is given; a single one bypasses it
+  index tasks = 0;                  // what the executor is given; a single small one bypasses it
   std::size_t workspace_bytes = 0;  // that the kernel works in, a thread; small ones on the stack
 };
 

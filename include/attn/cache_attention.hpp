@@ -8,8 +8,33 @@ namespace attn {
 namespace detail {
 inline namespace ATTN_BUILD_NAMESPACE {
 
-/// What a cache cannot do with positions: one that has lost its oldest keys, a ring, says which
-/// queries it still serves.
+/// Throws where an output overlaps what a sequence has in a cache, page by page.
+template <class T>
+void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, index heads,
+                   index key_width, index value_width) {
+  if (keys.length <= keys.first || heads == 0) return;
+  const index first = keys.first / keys.piece;
+  const index last = (keys.length - 1) / keys.piece;
+  const auto page = [&](index n) { return keys.table == nullptr ? 0 : index{keys.table[n]}; };
+  const auto bytes = [&](const T* data, index by_head, index by_row, index width) {
+    const index rows = std::min(keys.piece, keys.length);
+    const T* const end = data + (heads - 1) * by_head + (rows - 1) * by_row + width;
+    return footprint{reinterpret_cast<std::uintptr_t>(data), reinterpret_cast<std::uintptr_t>(end),
+                     0, static_cast<std::uintptr_t>(end - data) * sizeof(T)};
+  };
+  for (index n = first; n <= last; ++n) {
+    if (key_width > 0) {
+      outputs.require_apart_from("the cache", bytes(keys.key + page(n) * keys.key_page,
+                                                    keys.key_head, keys.key_row, key_width));
+    }
+    if (value_width > 0) {
+      outputs.require_apart_from("the cache", bytes(keys.value + page(n) * keys.value_page,
+                                                    keys.value_head, keys.value_row, value_width));
+    }
+    if (keys.table == nullptr) break;  // a single page
+  }
+}
+
 template <class T, class Cache, class M, class F>
 void cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
                      const M& mask, const F& score_mod, const options& options) {
@@ -34,6 +59,10 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   outputs.check<T>("out", out, out_shape);
   outputs.check<T>("options.log_sum_exp", options.log_sum_exp, lse_shape);
   outputs.check<T>("options.weights", options.weights, weights_shape);
+  for (index b = 0; b < n.batch; ++b) {
+    require_apart(outputs, cache.sequence(b), cache.heads(), cache.key_width(),
+                  cache.value_width());
+  }
   call.out = out.open<T>(out_shape);
   call.log_sum_exp = options.log_sum_exp.open<T>(lse_shape);
   call.weights = options.weights.open<T>(weights_shape);
@@ -57,7 +86,7 @@ template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask, const F& score_mod,
                                   const attn::options& options = {}) {
-  using T = detail::heads_scalar<Q, Q, Q>;
+  using T = detail::heads_scalar<Q>;
   const auto q = detail::as_heads(query);
   heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
   detail::cache_attention<T>(out, q, cache, as_mask(mask), score_mod, options);
@@ -88,8 +117,8 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
                                        const attn::options& options = {}) {
   detail::require(static_cast<bool>(out),
                   "out is nothing: it should be a heads_view or heads_array");
-  detail::cache_attention<detail::heads_scalar<Q, Q, Q>>(out, detail::as_heads(query), cache,
-                                                         as_mask(mask), score_mod, options);
+  detail::cache_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query), cache,
+                                                   as_mask(mask), score_mod, options);
 }
 
 /// The same without a score change.

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <attn/held_matrix.hpp>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 namespace attn {
 
@@ -196,7 +199,8 @@ auto blhd(M&& tensor) {
 template <class M>
   requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
 auto split_heads(M&& matrix, index heads, index batch = 1) {
-  static_assert(std::is_lvalue_reference_v<M> || detail::MatrixView<M>,
+  static_assert(std::is_lvalue_reference_v<M> ||
+                    (detail::MatrixView<M> && !detail::may_own<std::remove_cvref_t<M>>),
                 "attn: split_heads of a temporary would dangle: give the matrix a name.");
   detail::require(heads >= 1 && matrix.cols() % heads == 0, "heads is ", heads,
                   ", it should be at least 1 and divide the ", matrix.cols(), " columns");
@@ -251,7 +255,7 @@ auto split_qkv(M&& matrix, index heads) {
 /// The order of an array's memory.
 enum class heads_order { bhld, blhd };
 
-/// Heads that own their memory, and stand where a view is asked for.
+/// Heads that own their memory, and stand where a view is asked for. What was moved from is empty.
 template <class T>
 class heads_array {
  public:
@@ -260,21 +264,39 @@ class heads_array {
   explicit heads_array(const heads_shape& shape, heads_order order = heads_order::bhld) {
     resize(shape, order);
   }
+  heads_array(const heads_array& other) : heads_array(other.shape_, other.order_) {
+    std::copy_n(other.elements_.get(), shape_.size(), elements_.get());
+  }
+  heads_array(heads_array&& other) noexcept { swap(other); }
+  heads_array& operator=(heads_array other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~heads_array() = default;
 
+  void swap(heads_array& other) noexcept {
+    std::swap(shape_, other.shape_);
+    std::swap(order_, other.order_);
+    std::swap(elements_, other.elements_);
+  }
+
+  /// Keeps the elements where the shape stays; otherwise they are not set.
   void resize(const heads_shape& shape, heads_order order = heads_order::bhld) {
     detail::check_extents("heads_array", shape);
-    elements_.resize(shape.size());
+    if (shape.size() != shape_.size()) {
+      elements_.reset(shape.size() == 0 ? nullptr : new T[static_cast<std::size_t>(shape.size())]);
+    }
     shape_ = shape;
     order_ = order;
   }
 
   [[nodiscard]] const heads_shape& shape() const { return shape_; }
   [[nodiscard]] heads_order order() const { return order_; }
-  [[nodiscard]] T* data() { return elements_.data(); }
-  [[nodiscard]] const T* data() const { return elements_.data(); }
+  [[nodiscard]] T* data() { return elements_.get(); }
+  [[nodiscard]] const T* data() const { return elements_.get(); }
 
-  [[nodiscard]] heads_view<T> view() { return {elements_.data(), shape_, strides()}; }
-  [[nodiscard]] heads_view<const T> view() const { return {elements_.data(), shape_, strides()}; }
+  [[nodiscard]] heads_view<T> view() { return {data(), shape_, strides()}; }
+  [[nodiscard]] heads_view<const T> view() const { return {data(), shape_, strides()}; }
 
   [[nodiscard]] T& operator()(index b, index h, index i, index c) { return view()(b, h, i, c); }
   [[nodiscard]] const T& operator()(index b, index h, index i, index c) const {
@@ -291,7 +313,7 @@ class heads_array {
 
   heads_shape shape_{0, 0, 0, 0};
   heads_order order_ = heads_order::bhld;
-  Eigen::Array<T, Eigen::Dynamic, 1> elements_;
+  std::unique_ptr<T[]> elements_;
 };
 
 namespace detail {

@@ -20,6 +20,7 @@ class viewed_keys {
   [[nodiscard]] index heads() const { return key_.heads(); }
   [[nodiscard]] index key_width() const { return key_.width(); }
   [[nodiscard]] index value_width() const { return value_.width(); }
+  [[nodiscard]] index length() const { return key_.length(); }
   [[nodiscard]] stored_keys<T> sequence(index b) const {
     return keys_in(key_, value_, b, lengths_ ? lengths_[b] : key_.length());
   }
@@ -129,7 +130,7 @@ template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M
 auto scaled_dot_product_attention(const Q& query, const K& key, const V& value, M&& mask,
                                   const F& score_mod, const attn::options& options = {}) {
   detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q, K, V>;
+  using T = detail::heads_scalar<Q>;
   const auto q = detail::as_heads(query);
   heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
   detail::heads_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value), as_mask(mask),
@@ -153,9 +154,9 @@ auto scaled_dot_product_attention(const Q& query, const K& key, const V& value,
 }
 
 /// The same into memory of the caller's: a view of B x H x Lq x dv, or an array, which is resized.
-/// With a workspace in the options a call after the first of its kind allocates nothing on the
-/// calling thread. Throws std::invalid_argument as well where out has another shape or type, or
-/// shares memory with query, key or value; it is then untouched.
+/// With a workspace in the options, a call on floats or doubles after the first of its kind
+/// allocates nothing on the calling thread. Throws std::invalid_argument as well where out has
+/// another shape or type, or shares memory with query, key or value; it is then untouched.
 template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const K& key,
@@ -164,9 +165,9 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
   detail::require_one_scalar<Q, K, V>();
   detail::require(static_cast<bool>(out),
                   "out is nothing: it should be a heads_view or heads_array");
-  detail::heads_attention<detail::heads_scalar<Q, K, V>>(
-      out, detail::as_heads(query), detail::as_heads(key), detail::as_heads(value), as_mask(mask),
-      score_mod, options);
+  detail::heads_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query),
+                                                   detail::as_heads(key), detail::as_heads(value),
+                                                   as_mask(mask), score_mod, options);
 }
 
 /// The same without a score change.
@@ -188,13 +189,16 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
 /// The plan of a call on heads, whatever its mask and score change.
 template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
 plan plan_of(const Q& query, const K& key, const V& value, const attn::options& options = {}) {
-  using T = detail::heads_scalar<Q, K, V>;
+  using T = detail::heads_scalar<Q>;
   plan result;
   const auto q = detail::as_heads(query);
   if constexpr (detail::has_kernel<T>) {
     const detail::viewed_keys<T> stored(detail::as_heads(key), detail::as_heads(value), q.batch(),
                                         options.key_lengths);
     const detail::heads_call<T, detail::viewed_keys<T>> call{q, stored, options};
+    detail::check_lengths("options.key_lengths", options.key_lengths, q.batch(), stored.length());
+    detail::check_lengths("options.query_lengths", options.query_lengths, q.batch(), q.length());
+    detail::check_heads(call, "key");
     result.fused = true;
     result.instruction_set = instruction_set();
     for (index b = 0; b < q.batch(); ++b) {

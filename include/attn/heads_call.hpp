@@ -119,16 +119,15 @@ void check_keys_and_values(const heads_view<const T>& key, const heads_view<cons
           key.length());
 }
 
-template <class Q, class K, class V>
+template <class Q>
 using heads_scalar = typename decltype(as_heads(std::declval<const Q&>()))::value_type;
 
 /// What is wrong with the types of a call on heads.
 template <class Q, class K, class V>
 constexpr void require_one_scalar() {
-  using T = heads_scalar<Q, K, V>;
-  static_assert(
-      std::is_same_v<T, heads_scalar<K, K, K>> && std::is_same_v<T, heads_scalar<V, V, V>>,
-      "attn: query, key and value should have one scalar type: cast the others.");
+  using T = heads_scalar<Q>;
+  static_assert(std::is_same_v<T, heads_scalar<K>> && std::is_same_v<T, heads_scalar<V>>,
+                "attn: query, key and value should have one scalar type: cast the others.");
 }
 
 /// What query and keys must agree in. `keys` names them in messages.
@@ -161,16 +160,16 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
             "given: attn::bottom_right (the last query at the last key, as with a cache), "
             "attn::top_left or attn::offset(n); a padded batch that attends to itself has "
             "options.query_lengths beside key_lengths instead");
-    call_shape shape = call.shape(b);
+    check(score_mod, call.shape(b));
+    call_shape shape = call.shape(b);  // and of masks in memory, which are as long as the longest
     if (!call.starts) shape.queries = static_cast<std::int32_t>(call.query.length());
     shape.keys = static_cast<std::int32_t>(most_keys);
     check(mask, shape);
-    check(score_mod, shape);
   }
 }
 
-/// Where the numbers of an output go, and under what name.
-struct named_output {
+/// What an input or output takes of memory, and under what name.
+struct named_memory {
   std::string_view name;
   footprint bytes;
 };
@@ -182,6 +181,14 @@ class heads_outputs {
   template <class T>
   void add_input(std::string_view name, const heads_view<const T>& view) {
     inputs_[input_count_++] = {name, footprint_of(view)};
+  }
+
+  /// More that is read: throws where an output that was checked overlaps it.
+  void require_apart_from(std::string_view name, const footprint& bytes) const {
+    for (int i = 0; i < count_; ++i) {
+      require(!may_overlap(outputs_[i].bytes, bytes), outputs_[i].name, " overlaps ", name,
+              " in memory: it would be written while that is read");
+    }
   }
 
   template <class S>
@@ -204,8 +211,8 @@ class heads_outputs {
   }
 
  private:
-  named_output inputs_[3];
-  named_output outputs_[3];
+  named_memory inputs_[3];
+  named_memory outputs_[3];
   const output* targets_[3] = {};
   int input_count_ = 0;
   int count_ = 0;

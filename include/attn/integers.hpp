@@ -3,6 +3,7 @@
 
 #include <attn/config.hpp>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <type_traits>
 
@@ -46,12 +47,19 @@ class integers {
 
   [[nodiscard]] constexpr explicit operator bool() const { return given_; }
   [[nodiscard]] constexpr index size() const { return size_; }
-  [[nodiscard]] constexpr index operator[](index i) const {
-    return wide_ ? static_cast<index>(static_cast<const std::int64_t*>(data_)[i])
-                 : static_cast<index>(static_cast<const std::int32_t*>(data_)[i]);
+  [[nodiscard]] index operator[](index i) const {
+    return wide_ ? read<std::int64_t>(i) : read<std::int32_t>(i);
   }
 
  private:
+  /// Whatever the type of as many bytes is called.
+  template <class Element>
+  [[nodiscard]] index read(index i) const {
+    Element element;
+    std::memcpy(&element, static_cast<const Element*>(data_) + i, sizeof element);
+    return static_cast<index>(element);
+  }
+
   const void* data_ = nullptr;
   index size_ = 0;
   bool given_ = false;

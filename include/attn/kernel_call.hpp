@@ -7,6 +7,7 @@
 #include <attn/kernel/merge.hpp>
 #include <attn/options.hpp>
 #include <attn/score_mod.hpp>
+#include <bit>
 #include <optional>
 
 namespace attn::detail {
@@ -63,6 +64,8 @@ struct sequence_call {
   const attn::sinks* sinks = nullptr;  // one or one a head
 
   [[nodiscard]] index group() const { return heads / key_heads; }
+  /// Chunks lie on a fixed grid of keys; those that are no longer in memory are left out.
+  [[nodiscard]] index first_chunk() const { return first.first_key / kernel::keys_a_chunk; }
 
   [[nodiscard]] kernel::problem<S> head(index h) const {
     kernel::problem<S> p = first;
@@ -85,7 +88,7 @@ struct sequence_call {
     of.p = head(h);
     of.heads = count;
     of.query_head = query_head;
-    of.begin = n * kernel::keys_a_chunk;
+    of.begin = (first_chunk() + n) * kernel::keys_a_chunk;
     of.end = std::min<index>(of.begin + kernel::keys_a_chunk, first.shape.keys);
     return of;
   }
@@ -118,14 +121,15 @@ inline constexpr index many_keys = 128;
 /// Rows that go over keys and values together: more are bound by arithmetic, not by memory.
 inline constexpr index most_rows_together = 32;
 
-/// Whether the keys of a sequence are split. By numbers of queries and keys alone, so that a row
-/// has the same bits in whatever batch and on however many threads.
+/// Whether the keys of a sequence are split. By the numbers of queries and keys, whether keys and
+/// values lie in rows, and whether weights are asked for; not by batch, heads or threads, so that a
+/// row has the same bits whatever these are.
 template <class S>
 bool splits_keys(const sequence_call<S>& s, const options& options) {
   const kernel::problem<S>& p = s.first;
   const bool rows_lie_together = (p.memory.key.col_stride == 1 || p.depth <= 1) &&
                                  (p.memory.value.col_stride == 1 || p.value_depth <= 1);
-  return !options.reproducible && p.weights.data == nullptr && rows_lie_together &&
+  return !options.reproducible && !options.weights && rows_lie_together && s.heads > 0 &&
          p.shape.queries > 0 && p.shape.queries <= few_queries && p.shape.keys >= many_keys;
 }
 
@@ -135,7 +139,8 @@ sequence_tasks tasks_of(const sequence_call<S>& s, const kernel::engine_function
   sequence_tasks tasks;
   const kernel::problem<S>& p = s.first;
   if (splits_keys(s, options)) {
-    tasks.chunks = (p.shape.keys + kernel::keys_a_chunk - 1) / kernel::keys_a_chunk;
+    tasks.chunks = std::max<index>(
+        1, (p.shape.keys + kernel::keys_a_chunk - 1) / kernel::keys_a_chunk - s.first_chunk());
     tasks.together = std::min(s.group(), std::max<index>(1, most_rows_together / p.shape.queries));
     tasks.count = s.key_heads * tasks.parts(s.group()) * tasks.chunks;
     tasks.partials = tasks.count * tasks.results(p);
@@ -290,7 +295,7 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
   std::optional<workspace::lease> many_partials;
   const std::size_t partial_bytes = static_cast<std::size_t>(starts.end().partial) * sizeof(S);
   if (partial_bytes > sizeof few_partials) {
-    many_partials.emplace(memory, partial_bytes);
+    many_partials.emplace(memory, std::bit_ceil(partial_bytes));  // grows seldom as keys are added
     partials = many_partials->data();
   }
   const auto partials_of = [&](index b) { return static_cast<S*>(partials) + starts[b].partial; };

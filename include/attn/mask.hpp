@@ -108,6 +108,12 @@ class key_padding {
     }
   }
 
+  /// A list that would be gone before the mask is used.
+  template <class List>
+    requires(!std::is_lvalue_reference_v<List> && !std::is_trivially_copyable_v<List> &&
+             detail::ContiguousList<List>)
+  explicit key_padding(List&& lengths) = delete;
+
   constexpr void check(const call_shape& shape) const {
     detail::require(!lengths_ || lengths_.size() == shape.batch, "key_padding has ",
                     lengths_.size(), " lengths, the call has ", shape.batch, " sequences");

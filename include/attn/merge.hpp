@@ -8,6 +8,7 @@
 #include <limits>
 
 namespace attn {
+inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Puts results over disjoint sets of keys together, in place, row by row:
 ///
@@ -32,10 +33,14 @@ void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
   detail::require(other_out.rows() == out.rows() && other_out.cols() == out.cols(), "other_out is ",
                   other_out.rows(), " x ", other_out.cols(), ", out is ", out.rows(), " x ",
                   out.cols());
-  detail::require(log_sum_exp.size() == out.rows(), "log_sum_exp has ", log_sum_exp.size(),
-                  " numbers, out has ", out.rows(), " rows");
-  detail::require(other_log_sum_exp.size() == out.rows(), "other_log_sum_exp has ",
-                  other_log_sum_exp.size(), " numbers, out has ", out.rows(), " rows");
+  const auto require_vector = [&](std::string_view name, index rows, index cols) {
+    detail::require(rows == 1 || cols == 1, name, " is ", rows, " x ", cols,
+                    ", it should be a vector");
+    detail::require(rows * cols == out.rows(), name, " has ", rows * cols, " numbers, out has ",
+                    out.rows(), " rows");
+  };
+  require_vector("log_sum_exp", log_sum_exp.rows(), log_sum_exp.cols());
+  require_vector("other_log_sum_exp", other_log_sum_exp.rows(), other_log_sum_exp.cols());
   using std::exp;
   using std::log;
   const scalar lowest = -std::numeric_limits<scalar>::infinity();
@@ -61,8 +66,8 @@ void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
     for (index c = 0; c < out.cols(); ++c) {
       auto& x = out.derived().coeffRef(i, c);
       const auto y = detail::convert<scalar>(other_out.derived().coeff(i, c));
-      x = detail::convert<typename O::Scalar>(
-          scalar((of_a * detail::convert<scalar>(x) + of_b * y) / sum));
+      x = detail::convert<typename O::Scalar>(  // shares of 1, for the sum might overflow
+          scalar((of_a / sum) * detail::convert<scalar>(x) + (of_b / sum) * y));
     }
     at(log_sum_exp, i) = m + log(sum);
   }
@@ -96,4 +101,5 @@ void merge_into(heads_array<T>& out, heads_array<S>& log_sum_exp, const P& other
   merge_into(out.view(), log_sum_exp.view(), other_out, other_log_sum_exp);
 }
 
+}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace attn

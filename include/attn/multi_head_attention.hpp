@@ -113,9 +113,23 @@ class multi_head_attention {
 
   /// Self-attention of packed sequences (see `packed_attention`): `x` holds one after the other, a
   /// row a token, and starts says where each begins. Every sequence as if it were alone.
-  template <class X, class M = none, class F = identity>
-  auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask = {},
-              const F& score_mod = {}, const attn::options& options = {}) const {
+  template <class X>
+  auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts,
+              const attn::options& options = {}) const {
+    return packed(x, starts, none{}, identity{}, options);
+  }
+
+  template <class X, class M>
+    requires(!std::is_same_v<M, options>)
+  auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask,
+              const attn::options& options = {}) const {
+    return packed(x, starts, mask, identity{}, options);
+  }
+
+  template <class X, class M, class F>
+    requires(!std::is_same_v<F, options>)
+  auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask,
+              const F& score_mod, const attn::options& options = {}) const {
     refuse_outputs(options);
     return attend(x, x, x, [&](const output& out, const auto&... qkv) {
       packed_attention_into(out, qkv..., starts, mask, score_mod, options);

@@ -131,7 +131,7 @@ template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M
 auto packed_attention(const Q& query, const K& key, const V& value, const packed_starts& starts,
                       M&& mask, const F& score_mod, const attn::options& options = {}) {
   detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q, K, V>;
+  using T = detail::heads_scalar<Q>;
   const auto q = detail::as_heads(query);
   heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
   detail::packed_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value), starts,
@@ -163,9 +163,9 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
   detail::require_one_scalar<Q, K, V>();
   detail::require(static_cast<bool>(out),
                   "out is nothing: it should be a heads_view or heads_array");
-  detail::packed_attention<detail::heads_scalar<Q, K, V>>(
-      out, detail::as_heads(query), detail::as_heads(key), detail::as_heads(value), starts,
-      as_mask(mask), score_mod, options);
+  detail::packed_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query),
+                                                    detail::as_heads(key), detail::as_heads(value),
+                                                    starts, as_mask(mask), score_mod, options);
 }
 
 /// The same without a score change.

@@ -176,6 +176,45 @@ TEST_CASE("unused capacity, freed pages and other sequences are inert") {
   check(b);
 }
 
+TEST_CASE("results are not written over what a cache holds") {
+  generator g(706);
+  const auto pool = std::make_shared<attn::page_pool<float>>(
+      attn::page_pool_shape{.heads = 2, .key_width = 8, .page_size = 4, .pages = 3});
+  attn::paged_cache<float> cache(pool, 2);
+  const auto k = any_heads<float>(g, {2, 2, 3, 8}), q = any_heads<float>(g, {2, 2, 1, 8});
+  cache.append(k, k);
+  const auto over = [&](const auto& memory) {
+    return missing(
+        [&] {
+          attn::scaled_dot_product_attention_into(memory.sequences(0, 2).tokens(0, 1), q, cache);
+        },
+        {"out overlaps the cache"});
+  };
+  CHECK(over(pool->keys()) == "");
+  CHECK(over(pool->values()) == "");
+  CHECK(pool->keys()(0, 1, 2, 3) == k(0, 1, 2, 3));
+}
+
+// A ring that has lost its first keys: its own chunks only, and a tile that is empty.
+TEST_CASE("a ring far beyond its start") {
+  generator g(707);
+  attn::ring_cache<float> ring({.capacity = 3, .heads = 1, .key_width = 4}, 1);
+  const auto k = any_heads<float>(g, {1, 1, 1, 4});
+  for (int n = 0; n < 10; ++n) ring.append(k, k);
+  ring.truncate(0, 7);
+  const auto none = attn::scaled_dot_product_attention(k, ring);
+  CHECK((none.head(0, 0).array() == 0).all());
+
+  attn::ring_cache<float> wide({.capacity = 200, .heads = 1, .key_width = 4}, 150);
+  const auto many = any_heads<float>(g, {1, 1, 5000, 4});
+  for (index n = 0; n < 5000; n += 50)
+    wide.append(many.view().tokens(n, 50), many.view().tokens(n, 50));
+  const auto out = attn::scaled_dot_product_attention(k, wide, {.reproducible = true});
+  const auto last = many.view().tokens(4800, 200);
+  close_to<float>(out.view(), attn::scaled_dot_product_attention(k, last, last).view());
+  close_to<float>(attn::scaled_dot_product_attention(k, wide).view(), out.view());
+}
+
 TEST_CASE("masks in memory, weights, and bad input") {
   generator g(705);
   auto cache = contiguous<float>(2, 2, 30, 6, 5);

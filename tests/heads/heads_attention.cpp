@@ -288,6 +288,36 @@ TEST_CASE("the plan of a call on heads") {
   CHECK_FALSE(attn::plan_of(half, half, half).fused);
 }
 
+// Each sequence's own reach counts, not the longest one's from where another begins.
+TEST_CASE("a table of relative biases that is long enough for every sequence is accepted") {
+  generator g(411);
+  const auto q = any_heads<float>(g, {2, 2, 8, 4}), k = any_heads<float>(g, {2, 2, 100, 4});
+  const std::vector<int> keys{1, 100};
+  const Eigen::VectorXf table = Eigen::VectorXf::Zero(2 * 99 + 1);
+  const attn::options options{.alignment = attn::bottom_right, .key_lengths = keys};
+  CHECK_NOTHROW(attn::scaled_dot_product_attention(q, k, k, attn::none(),
+                                                   attn::relative_bias(table), options));
+}
+
+TEST_CASE("an array that was moved from is empty, and can be used again") {
+  generator g(412);
+  const auto q = any_heads<float>(g, {1, 2, 3, 4});
+  heads_array<float> out;
+  std::vector<heads_array<float>> kept;
+  for (int n = 0; n < 3; ++n) {
+    attn::scaled_dot_product_attention_into(out, q, q, q);
+    kept.push_back(std::move(out));
+    CHECK(out.view().shape().size() == 0);  // NOLINT(bugprone-use-after-move): what is promised
+  }
+  check_same(kept[0], kept[2]);
+  heads_array<float> small({1, 1, 1, 1});
+  small = std::move(kept[0]);
+  check_same(small, kept[1]);
+  CHECK(kept[0].view().shape().size() == 0);  // NOLINT(bugprone-use-after-move): as above
+  const heads_array<float> copy = small;
+  check_same(copy, small);
+}
+
 TEST_CASE("nothing in, nothing out") {
   generator g(408);
   const auto none = any_heads<float>(g, {0, 4, 3, 6}), k = any_heads<float>(g, {1, 2, 5, 6});
@@ -298,6 +328,10 @@ TEST_CASE("nothing in, nothing out") {
   CHECK(out.shape() == q.shape());
   CHECK((out.head(1, 3).array() == 0).all());
   CHECK(lse(1, 3, 2, 0) == -std::numeric_limits<float>::infinity());
+  const auto no_heads = any_heads<float>(g, {1, 0, 3, 6}),
+             none_of_keys = any_heads<float>(g, {1, 0, 200, 6});
+  CHECK(attn::scaled_dot_product_attention(no_heads, none_of_keys, none_of_keys).shape() ==
+        no_heads.shape());
   const auto no_queries = any_heads<float>(g, {2, 4, 0, 6});
   CHECK(attn::scaled_dot_product_attention(no_queries, k, k).shape() == no_queries.shape());
 }

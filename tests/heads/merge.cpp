@@ -95,6 +95,9 @@ TEST_CASE("scores of any size") {
   CHECK(lse(0) == 1e30f);
   attn::merge_into(out, lse, matrix<float>::Constant(1, 1, 3), vector<float>::Constant(1, 1e30f));
   CHECK(out(0, 0) == 2);
+  out(0, 0) = 3e38f;
+  attn::merge_into(out, lse, matrix<float>::Constant(1, 1, 3e38f), vector<float>(lse));
+  CHECK(out(0, 0) == 3e38f);
 }
 
 TEST_CASE("all heads at once, and rows that lie") {
@@ -133,6 +136,9 @@ TEST_CASE("parts that do not fit are refused, and nothing is written") {
   vector<float> wrong = vector<float>::Ones(3);
   CHECK(missing([&] { attn::merge_into(out, wrong, matrix<float>(out), lse); },
                 {"log_sum_exp has 3 numbers", "2 rows"}) == "");
+  matrix<float> square = matrix<float>::Ones(2, 2), four = matrix<float>::Ones(4, 3);
+  CHECK(missing([&] { attn::merge_into(four, square, matrix<float>(four), square); },
+                {"log_sum_exp is 2 x 2", "a vector"}) == "");
   CHECK((out.array() == 1).all());
   generator g(605);
   auto a = any_heads<float>(g, {1, 2, 3, 4}), b = any_heads<float>(g, {1, 2, 3, 5});

@@ -63,6 +63,11 @@ TEST_CASE("every width") {
     check_shape<double>(g, {d % 4 + 1, 150, d, d});
   }
   for (const index d : {192, 256, 512}) check_shape<float>(g, {3, 200, d, d});
+  for (const index queries : {1, 3}) {
+    check_shape<float>(g, {queries, 200, 0, 6});
+    check_shape<float>(g, {queries, 200, 6, 0});
+    check_shape<double>(g, {queries, 200, 0, 0});
+  }
 }
 
 TEST_CASE("every mask and score change, with sinks and scales") {
@@ -153,6 +158,19 @@ TEST_CASE("numbers of any size") {
   p = any_problem<float>(g, {2, 1100, 4, 3});
   p.k.row(1099).setConstant(60);  // one key that comes last has all the weight
   p.q.setConstant(10);
+  check_few(p, run_few(p));
+}
+
+// The scale multiplies the finished product, also where it has a part beyond whole vectors.
+TEST_CASE("a large scale") {
+  generator g(310);
+  auto p = any_problem<float>(g, {1, 130, 20, 3});
+  p.q.setZero();
+  p.k.setZero();
+  p.q(0, 0) = p.q(0, 16) = 1e5f;
+  p.k.col(0).setConstant(1e5f);
+  p.k.col(16).setConstant(-1e5f);
+  p.scale = 1e30;
   check_few(p, run_few(p));
 }
 

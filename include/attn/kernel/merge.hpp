@@ -1,4 +1,4 @@
-// Partial results over disjoint keys, put together: the online softmax once more.
+// Partial results over disjoint keys, put together.
 #pragma once
 
 #include <attn/kernel/problem.hpp>

@@ -98,7 +98,7 @@ bool find_tile(const query_block<T>& block, index& key, tile& t, coverage& seen)
   constexpr index keys_a_look = 32 * keys_a_tile;
   const score_rules<T>& rules = block.rules;
   const index end = block.p.shape.keys;
-  for (; key < end; key += keys_a_tile) {
+  for (; std::max(key, block.p.first_key) < end; key += keys_a_tile) {
     if (key % keys_a_look == 0 && key + keys_a_tile < end) {
       const tile many = tile_of(block, key, std::min(keys_a_look, end - key));
       if (rules.cover(rules.mask, many) == coverage::none) {

@@ -2,7 +2,7 @@
 //
 // Scores: one accumulator a pair of row and key, its lanes summed at the end. Weighted sum: one a
 // row and vector of features. Rows share what is loaded. Beside every load, the same place of rows
-// that come later is asked for: `next` is the first of these.
+// that come later is asked for: `next` is the address of the first of these.
 
 /// Numbers of a row, made whole vectors.
 template <class T>
@@ -25,15 +25,15 @@ ATTN_INLINE vec<T> sum_each(const vec<T>* x) {
   return sum;
 }
 
-/// Adds to scores what is left of the features beyond whole vectors.
+/// Adds to products what is left of the features beyond whole vectors.
 template <class T, int Rows, int Columns>
 ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* key, index from,
-                             index depth, T scale, T* s) {
+                             index depth, T* s) {
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < Columns; ++j) {
       T tail = 0;
       for (index e = 0; e < depth; ++e) tail += query[r * query_row + e] * key[j][from + e];
-      s[r * Columns + j] += tail * scale;
+      s[r * Columns + j] += tail;
     }
   }
 }
@@ -41,14 +41,14 @@ ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* ke
 /// score: scores[r][j] = scale · Σ_c query[r][c] · key[j][c] for Rows rows and as many keys as fill
 /// the registers. One accumulator a pair; turned, they are summed all at once.
 template <class T, int Rows>
-ATTN_INLINE void score_pairs(const T* query, strided<const T> key, const T* next, index keys,
+ATTN_INLINE void score_pairs(const T* query, strided<const T> key, std::uintptr_t next, index keys,
                              index depth, T scale, T* scores) {
   constexpr int lanes = vec<T>::lanes;
   constexpr int columns = lanes / Rows;
   const index row = whole_vectors<T>(depth);
   const T* k[columns];
   ATTN_UNROLL
-  for (int j = 0; j < columns; ++j) k[j] = key.data + std::min<index>(j, keys - 1) * key.row_stride;
+  for (int j = 0; j < columns; ++j) k[j] = key.at(std::min<index>(j, keys - 1), 0);
   vec<T> c[lanes];  // row r, key j: r · columns + j
   ATTN_UNROLL
   for (int n = 0; n < lanes; ++n) c[n] = broadcast(T(0));
@@ -60,15 +60,15 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, const T* next
     ATTN_UNROLL
     for (int j = 0; j < columns; ++j) {
       const vec<T> x = load(k[j] + e);
-      prefetch(next, j * key.row_stride + e);
+      prefetch<T>(next, j * key.row_stride + e);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r * columns + j] = multiply_add(q[r], x, c[r * columns + j]);
     }
   }
-  const vec<T> sum = sum_each(c) * broadcast(scale);
   alignas(64) T s[lanes];
-  store(s, sum);
-  if (e < depth) add_tails<T, Rows, columns>(query + e, row, k, e, depth - e, scale, s);
+  store(s, sum_each(c));
+  if (e < depth) add_tails<T, Rows, columns>(query + e, row, k, e, depth - e, s);
+  store(s, load(s) * broadcast(scale));
   const index count = std::min<index>(keys, columns);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -82,8 +82,8 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, const T* next
 
 /// weighted sum: out[r][c] += Σ_j weights[r][j] · value[j][c] for Rows rows and Vectors of columns.
 template <class T, int Rows, int Vectors>
-ATTN_INLINE void add_values(const T* weights, strided<const T> value, const T* next, index keys,
-                            T* out, index out_row) {
+ATTN_INLINE void add_values(const T* weights, strided<const T> value, std::uintptr_t next,
+                            index keys, T* out, index out_row) {
   constexpr int lanes = vec<T>::lanes;
   vec<T> c[Rows][Vectors];
   ATTN_UNROLL
@@ -99,7 +99,7 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, const T* n
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       const vec<T> y = load(x + v * lanes);
-      prefetch(next, j * value.row_stride + v * lanes);
+      prefetch<T>(next, j * value.row_stride + v * lanes);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r][v] = multiply_add(w[r], y, c[r][v]);
     }
@@ -114,17 +114,18 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, const T* n
 /// All columns: as many vectors at once as there are registers for, then the rest by halves, and
 /// what does not fill a vector one by one.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, const T* next,
+ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, std::uintptr_t next,
                                   index keys, index value_depth, T* out, index out_row) {
   constexpr int step = Vectors * vec<T>::lanes;
   index c = 0;
   for (; c + step <= value_depth; c += step) {
-    add_values<T, Rows, Vectors>(weights, value.from(0, c), next + c, keys, out + c, out_row);
+    add_values<T, Rows, Vectors>(weights, value.from(0, c), moved<T>(next, c), keys, out + c,
+                                 out_row);
   }
   if (c == value_depth) return;
   if constexpr (Vectors > 1) {
-    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), next + c, keys, value_depth - c,
-                                         out + c, out_row);
+    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), moved<T>(next, c), keys,
+                                         value_depth - c, out + c, out_row);
   } else {
     for (int r = 0; r < Rows; ++r) {
       for (index j = 0; j < keys; ++j) {

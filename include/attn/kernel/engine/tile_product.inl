@@ -16,12 +16,21 @@ struct registers {
 template <class T, int Vectors>
 inline constexpr int width = Vectors * vec<T>::lanes;
 
-/// Asks for the line of memory that lies `offset` numbers after `a`, which may be anywhere.
+/// The address `offset` numbers after another, which may be anywhere: no pointer may be moved so.
+template <class T>
+ATTN_INLINE std::uintptr_t moved(std::uintptr_t address, index offset) {
+  return address + static_cast<std::uintptr_t>(offset) * sizeof(T);
+}
+
+/// Asks for the line of memory at such an address.
+template <class T>
+ATTN_INLINE void prefetch(std::uintptr_t address, index offset) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): as above
+  ATTN_PREFETCH(moved<T>(address, offset));
+}
 template <class T>
 ATTN_INLINE void prefetch(const T* a, index offset) {
-  const auto bytes = static_cast<std::uintptr_t>(offset) * sizeof(T);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): no pointer may be moved that far
-  ATTN_PREFETCH(reinterpret_cast<std::uintptr_t>(a) + bytes);
+  prefetch<T>(reinterpret_cast<std::uintptr_t>(a), offset);
 }
 
 /// C += A B. Each step asks for a line of what will be read of A later, `ahead` numbers further on;
