@@ -155,7 +155,7 @@ namespace detail {
 template <class M>
 concept Tensor4 = requires(std::remove_reference_t<M>& tensor) {
   tensor.data();
-  tensor.dimension(0);
+  tensor.dimensions()[0];
   requires std::remove_cvref_t<M>::NumDimensions == 4;
   std::remove_cvref_t<M>::Layout;
 };
@@ -163,17 +163,17 @@ concept Tensor4 = requires(std::remove_reference_t<M>& tensor) {
 template <std::size_t HeadsAt, std::size_t LengthAt, class M>
 auto view_of_tensor(M& tensor) {
   constexpr bool row_major = int{M::Layout} == int{Eigen::RowMajor};
+  const auto& extent = tensor.dimensions();
   index strides[4];
   index step = 1;
   for (std::size_t n = 0; n < 4; ++n) {
     const std::size_t at = row_major ? 3 - n : n;
     strides[at] = step;
-    step *= tensor.dimension(at);
+    step *= extent[at];
   }
   using element = std::remove_pointer_t<decltype(tensor.data())>;
   return heads_view<element>(tensor.data(),
-                             {tensor.dimension(0), tensor.dimension(HeadsAt),
-                              tensor.dimension(LengthAt), tensor.dimension(3)},
+                             {extent[0], extent[HeadsAt], extent[LengthAt], extent[3]},
                              {strides[0], strides[HeadsAt], strides[LengthAt], strides[3]});
 }
 

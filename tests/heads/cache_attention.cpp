@@ -207,8 +207,9 @@ TEST_CASE("a ring far beyond its start") {
 
   attn::ring_cache<float> wide({.capacity = 200, .heads = 1, .key_width = 4}, 150);
   const auto many = any_heads<float>(g, {1, 1, 5000, 4});
-  for (index n = 0; n < 5000; n += 50)
+  for (index n = 0; n < 5000; n += 50) {
     wide.append(many.view().tokens(n, 50), many.view().tokens(n, 50));
+  }
   const auto out = attn::scaled_dot_product_attention(k, wide, {.reproducible = true});
   const auto last = many.view().tokens(4800, 200);
   close_to<float>(out.view(), attn::scaled_dot_product_attention(k, last, last).view());

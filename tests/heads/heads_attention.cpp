@@ -132,8 +132,9 @@ TEST_CASE("lengths of sequences, with what is awful beyond them") {
     // Padding as a mask hides the same and moves no alignment.
     options.query_lengths = {};
     options.weights = {};
-    for (index i = 0; i < q.shape().size(); ++i)
+    for (index i = 0; i < q.shape().size(); ++i) {
       q.data()[i] = std::isnan(q.data()[i]) ? 1 : q.data()[i];
+    }
     options.alignment = attn::offset(300);
     const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
     options.key_lengths = {};
