@@ -379,10 +379,10 @@ inline namespace ATTN_BUILD_NAMESPACE {
 template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
 auto onnx_attention(const Q& query, const K& key, const V& value,
                     const onnx_attention_attributes& attributes = {},
-                    const onnx_attention_inputs<detail::heads_scalar<Q, K, V>>& inputs = {},
+                    const onnx_attention_inputs<detail::heads_scalar<Q>>& inputs = {},
                     const executor& executor = {}) {
   detail::require_one_scalar<Q, K, V>();
-  return detail::onnx_attention<detail::heads_scalar<Q, K, V>>(
+  return detail::onnx_attention<detail::heads_scalar<Q>>(
       detail::as_heads(query), detail::as_heads(key), detail::as_heads(value), attributes, inputs,
       executor);
 }
