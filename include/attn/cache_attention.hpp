@@ -51,21 +51,14 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   for (index b = 0; b < n.batch; ++b) longest = std::max(longest, cache.sequence(b).length);
   check_rules(call, longest, mask, score_mod);
 
-  const heads_shape out_shape{n.batch, n.heads, n.length, cache.value_width()};
-  const heads_shape lse_shape{n.batch, n.heads, n.length, 1};
-  const heads_shape weights_shape{n.batch, n.heads, n.length, longest};
   heads_outputs outputs;
   outputs.add_input("query", query);
-  outputs.check<T>("out", out, out_shape);
-  outputs.check<T>("options.log_sum_exp", options.log_sum_exp, lse_shape);
-  outputs.check<T>("options.weights", options.weights, weights_shape);
+  check_outputs(outputs, call, out, longest);
   for (index b = 0; b < n.batch; ++b) {
     require_apart(outputs, cache.sequence(b), cache.heads(), cache.key_width(),
                   cache.value_width());
   }
-  call.out = out.open<T>(out_shape);
-  call.log_sum_exp = options.log_sum_exp.open<T>(lse_shape);
-  call.weights = options.weights.open<T>(weights_shape);
+  open_outputs(call, out, longest);
   attend_heads(call, mask, score_mod);
 }
 

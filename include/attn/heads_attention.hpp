@@ -68,7 +68,6 @@ template <class T, class M, class F>
 void heads_attention(const output& out, const heads_view<const T>& query,
                      const heads_view<const T>& key, const heads_view<const T>& value,
                      const M& mask, const F& score_mod, const options& options) {
-  using S = accumulator_t<T>;
   const heads_shape& n = query.shape();
   const auto fits_batch = [&](std::string_view name, const heads_view<const T>& view) {
     require(view.batch() == n.batch || view.batch() == 1, name, " has ", view.batch(),
@@ -84,19 +83,12 @@ void heads_attention(const output& out, const heads_view<const T>& query,
   check_heads(call, "key");
   check_rules(call, key.length(), mask, score_mod);
 
-  const heads_shape out_shape{n.batch, n.heads, n.length, value.width()};
-  const heads_shape lse_shape{n.batch, n.heads, n.length, 1};
-  const heads_shape weights_shape{n.batch, n.heads, n.length, key.length()};
   heads_outputs outputs;
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);
-  outputs.check<T>("out", out, out_shape);
-  outputs.check<S>("options.log_sum_exp", options.log_sum_exp, lse_shape);
-  outputs.check<S>("options.weights", options.weights, weights_shape);
-  call.out = out.open<T>(out_shape);
-  call.log_sum_exp = options.log_sum_exp.open<S>(lse_shape);
-  call.weights = options.weights.open<S>(weights_shape);
+  check_outputs(outputs, call, out, key.length());
+  open_outputs(call, out, key.length());
   if constexpr (has_kernel<T>) {
     attend_heads(call, mask, score_mod);
   } else {

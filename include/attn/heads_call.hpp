@@ -218,11 +218,39 @@ class heads_outputs {
   int count_ = 0;
 };
 
+/// Checks what a call on heads writes to; `keys`: columns of the weights.
+template <class T, class Stored>
+void check_outputs(heads_outputs& outputs, const heads_call<T, Stored>& call, const output& out,
+                   index keys) {
+  using S = accumulator_t<T>;
+  heads_shape shape = call.query.shape();
+  shape.width = call.stored.value_width();
+  outputs.check<T>("out", out, shape);
+  shape.width = 1;
+  outputs.check<S>("options.log_sum_exp", call.options.log_sum_exp, shape);
+  shape.width = keys;
+  outputs.check<S>("options.weights", call.options.weights, shape);
+}
+
+/// Opens them, once all is checked.
+template <class T, class Stored>
+void open_outputs(heads_call<T, Stored>& call, const output& out, index keys) {
+  using S = accumulator_t<T>;
+  heads_shape shape = call.query.shape();
+  shape.width = call.stored.value_width();
+  call.out = out.open<T>(shape);
+  shape.width = 1;
+  call.log_sum_exp = call.options.log_sum_exp.template open<S>(shape);
+  shape.width = keys;
+  call.weights = call.options.weights.template open<S>(shape);
+}
+
 /// 0, and -inf for the log-sum-exp, in rows and columns beyond the lengths of a sequence.
 template <class T, class Stored>
 void fill_beyond_lengths(const heads_call<T, Stored>& call) {
   using S = accumulator_t<T>;
-  if (call.starts) return;
+  const bool all_there = !call.options.query_lengths && call.weights.shape().size() == 0;
+  if (call.starts || all_there) return;
   const index length = call.query.length();
   for (index b = 0; b < call.batch(); ++b) {
     const index rest = length - call.queries(b);

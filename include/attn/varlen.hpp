@@ -98,16 +98,13 @@ void packed_attention(const output& out, const heads_view<const T>& query,
   check_heads(call, "key");
   check_rules(call, stored.longest(), mask, score_mod);
 
-  const heads_shape out_shape{1, query.heads(), query.length(), value.width()};
-  const heads_shape lse_shape{1, query.heads(), query.length(), 1};
   heads_outputs outputs;
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);
-  outputs.check<T>("out", out, out_shape);
-  outputs.check<T>("options.log_sum_exp", options.log_sum_exp, lse_shape);
-  call.out = out.open<T>(out_shape);
-  call.log_sum_exp = options.log_sum_exp.open<T>(lse_shape);
+  constexpr index no_weights = 0;
+  check_outputs(outputs, call, out, no_weights);
+  open_outputs(call, out, no_weights);
   attend_heads(call, mask, score_mod);
 }
 

@@ -2,9 +2,8 @@
 #pragma once
 
 #include <attn/heads.hpp>
-#include <string>
-#include <vector>
 
+#include "support/refusal.hpp"
 #include "unit/laws.hpp"
 
 namespace attn_test {
@@ -28,21 +27,6 @@ void check_same(const A& a, const B& b) {
       CHECK(same_bits(a.head(n, h), b.head(n, h)));
     }
   }
-}
-
-// Empty if the call throws std::invalid_argument with each of the words in its message.
-template <class F>
-std::string missing(const F& call, const std::vector<std::string>& words) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    const std::string message = error.what();
-    for (const std::string& word : words) {
-      if (message.find(word) == std::string::npos) return "no \"" + word + "\" in: " + message;
-    }
-    return {};
-  }
-  return "accepted";
 }
 
 }  // namespace attn_test

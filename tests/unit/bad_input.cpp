@@ -4,28 +4,15 @@
 #include <string>
 
 #include "support/catch.hpp"
+#include "support/refusal.hpp"
 
 namespace {
 
+using attn_test::missing;
 using Eigen::MatrixXf;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
-
-// Empty if the call throws std::invalid_argument with each of the words in its message.
-template <class F>
-std::string missing(const F& call, const std::vector<std::string>& words) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    const std::string message = error.what();
-    for (const std::string& word : words) {
-      if (message.find(word) == std::string::npos) return "no \"" + word + "\" in: " + message;
-    }
-    return {};
-  }
-  return "accepted";
-}
 
 // A call of 3 queries and 5 keys of width 4 with values of width 2, whose parts a test replaces.
 struct call {
@@ -38,12 +25,12 @@ struct call {
   template <class M>
   std::string missing(const M& mask, const std::vector<std::string>& words,
                       const attn::options& options = {.alignment = attn::top_left}) const {
-    return ::missing([&] { (*this)(mask, options); }, words);
+    return attn_test::missing([&] { (*this)(mask, options); }, words);
   }
   template <class F>
   std::string missing_with(const F& score_mod, const std::vector<std::string>& words,
                            const attn::options& options = {.alignment = attn::top_left}) const {
-    return ::missing(
+    return attn_test::missing(
         [&] { attn::scaled_dot_product_attention(q, k, v, attn::none(), score_mod, options); },
         words);
   }

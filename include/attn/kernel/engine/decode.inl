@@ -146,13 +146,7 @@ ATTN_NOINLINE void add_strips_with_care(const query_group<T>& group, const score
   const index out_row = whole_vectors<T>(p.value_depth);
   for (index first = 0; first < t.keys; first += keys_a_strip) {
     const index keys = std::min<index>(keys_a_strip, t.keys - first);
-    for (index j = 0; j < keys; ++j) {
-      const T* const value = p.memory.value_at(t.key + first + j).data;
-      for (index c = 0; c < p.value_depth; ++c) {
-        const T x = value[c];
-        at.finite[j * out_row + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
-      }
-    }
+    copy_finite(p.memory, t.key + first, keys, p.value_depth, with, at.finite, out_row);
     add_strip<T, rows_together<T>>(at.scores + first, strided<const T>{at.finite, out_row, 1},
                                    std::uintptr_t{0}, keys, p.value_depth, group.rows(), at.out,
                                    out_row);
@@ -207,6 +201,19 @@ ATTN_NOINLINE void absorb_row(T* scores, index keys, T* highest, T* sum, T* out,
   store(sum, added);
 }
 
+/// The keys [key, end) as the first head of a group sees them.
+template <class T>
+tile tile_of(const query_group<T>& group, index key, index end) {
+  const problem<T>& p = group.p;
+  return {p.batch,
+          p.head,
+          0,
+          p.shape.offset,
+          static_cast<std::int32_t>(key),
+          p.shape.queries,
+          static_cast<std::int32_t>(end - key)};
+}
+
 /// How much of a tile the heads of a group see between them.
 template <class T>
 coverage cover_of_group(const query_group<T>& group, const score_rules<T>& rules, tile t) {
@@ -259,13 +266,7 @@ void attend_chunk(const query_group<T>& group, const score_rules<T>& rules,
 
   for (index key = std::max(group.begin, p.first_key); key < group.end;) {
     const index end = std::min(group.end, key - key % keys_a_tile + keys_a_tile);
-    const tile t{p.batch,
-                 p.head,
-                 0,
-                 p.shape.offset,
-                 static_cast<std::int32_t>(key),
-                 p.shape.queries,
-                 static_cast<std::int32_t>(end - key)};
+    const tile t = tile_of(group, key, end);
     key = end;
     const coverage seen = cover_of_group(group, rules, t);
     if (seen == coverage::none) continue;
@@ -322,14 +323,8 @@ void decode(const query_group<T>& group, const score_rules<T>& rules, T* memory)
   const problem<T>& p = group.p;
   const decode_memory<T> at = decode_memory<T>::of(memory, p.depth, p.value_depth, group.rows());
   const index first = std::max(group.begin, p.first_key);
-  const tile chunk{p.batch,
-                   p.head,
-                   0,
-                   p.shape.offset,
-                   static_cast<std::int32_t>(first),
-                   p.shape.queries,
-                   static_cast<std::int32_t>(group.end - first)};
-  if (first >= group.end || cover_of_group(group, rules, chunk) == coverage::none) {
+  if (first >= group.end ||
+      cover_of_group(group, rules, tile_of(group, first, group.end)) == coverage::none) {
     std::fill_n(group.out, group.rows() * p.value_depth, T(0));
     std::fill_n(group.highest, group.rows(), -std::numeric_limits<T>::infinity());
     std::fill_n(group.sum, group.rows(), T(0));

@@ -42,6 +42,19 @@ constexpr T shrinking(care with) {
   return with == care::shrunk ? T(0x1p-32) : T(1);
 }
 
+/// Values without what is not finite, which is 0, shrunk where that is wanted.
+template <class T>
+void copy_finite(const key_memory<T>& memory, index first, index keys, index value_depth, care with,
+                 T* to, index to_row) {
+  for (index j = 0; j < keys; ++j) {
+    const strided<const T> value = memory.value_at(first + j);
+    for (index c = 0; c < value_depth; ++c) {
+      const T x = *value.at(0, c);
+      to[j * to_row + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
+    }
+  }
+}
+
 /// The weighted sum with care: a value that is not finite reaches only the lanes that see its key.
 /// The finite part goes through the same product as ever.
 template <class T, int Vectors>
@@ -50,13 +63,7 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
-  for (index j = 0; j < s.place.keys; ++j) {
-    const strided<const T> value = memory.value_at(s.place.key + j);
-    for (index c = 0; c < value_depth; ++c) {
-      const T x = *value.at(0, c);
-      at.finite[j * value_depth + c] = x - x == T(0) ? x * shrinking<T>(with) : T(0);
-    }
-  }
+  copy_finite(memory, s.place.key, s.place.keys, value_depth, with, at.finite, value_depth);
   weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
                                          s.place.keys, 0, value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
