@@ -6,12 +6,12 @@ set(longest 420)
 
 # From the bottom up. A new header takes its place here; `kernel` is the whole folder, which in turn
 # includes only what `kernel_knows` names.
-set(layers version config position math workspace executor held_matrix integers heads stored_keys
-           memory_overlap mask_matrix mask block_mask score_mod growing_cache kv_cache paged_cache output kernel
-           options stages rotary kernel_call attention heads_call heads_attention varlen
-           cache_attention merge onnx_attention projection additive_attention multi_head_attention
+set(layers version config position dropout math dual workspace executor held_matrix integers heads stored_keys
+           memory_overlap mask_matrix mask block_mask score_mod derivative growing_cache kv_cache paged_cache
+           output input kernel options stages rotary kernel_call attention heads_call gradient_call
+           heads_attention varlen gradient cache_attention merge onnx_attention projection additive_attention multi_head_attention
            attn)
-set(kernel_knows kernel config position)
+set(kernel_knows kernel config position dropout)
 
 file(REAL_PATH ${HEADERS} folder)
 file(GLOB_RECURSE files RELATIVE ${folder} ${folder}/*.hpp ${folder}/*.inl)

@@ -46,6 +46,7 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
   check(score_mod, shape);
   check_sinks<S>(options.sink, head.heads);
   if (options.scale) checked_scale<S>(*options.scale);
+  check_dropout(options.dropout);
   require(!options.key_lengths && !options.query_lengths,
           "options.key_lengths and query_lengths are for calls on heads of sequences");
   if (options.log_sum_exp) {
@@ -84,6 +85,17 @@ index stage_tasks(index rows) {
   return (rows + rows_a_block - 1) / rows_a_block;
 }
 
+/// Multiplies weights by 0 or 1 / (1 - probability).
+template <class P>
+void drop(P& weights, const dropout& draws, const block_place& place) {
+  using S = typename P::Scalar;
+  for (index i = 0; i < weights.rows(); ++i) {
+    for (index j = 0; j < weights.cols(); ++j) {
+      weights.coeffRef(i, j) *= S(dropout_factor(draws, place.at(i, j)));
+    }
+  }
+}
+
 /// The attention of blocks of queries, one after the other, by the stages: the scores of a block
 /// are all there at once, so that memory grows with the keys.
 template <class S, class O, class Q, class K, class V, class M, class F>
@@ -102,8 +114,9 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
     change_each(s, score_mod, place);
     hide(s, mask, place);  // after the change: a soft cap would lift -inf
     if (options.log_sum_exp) lse.middleRows(first, s.rows()) = log_sum_exp(s, sink);
-    const auto p = softmax(std::move(s), sink);
+    auto p = softmax(std::move(s), sink);
     if (options.weights) weights.middleRows(first, p.rows()) = p;
+    if (options.dropout.probability > 0) drop(p, options.dropout, place);
     const bool sinks = sink > -std::numeric_limits<double>::infinity();
     return weighted_sum(p, value, mask, place, sinks ? zeros::weights : zeros::empty);
   };
@@ -152,6 +165,7 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   p.batch = head.batch;
   p.head = head.head;
   p.sink = static_cast<S>(options.sink.of(head.head));
+  p.dropout = dropping(options.dropout);
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
   constexpr std::size_t small = 32768, most = 131072, bounded = bounded_bytes<Q, K, V>();

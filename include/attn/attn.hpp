@@ -6,9 +6,14 @@
 #include <attn/block_mask.hpp>
 #include <attn/cache_attention.hpp>
 #include <attn/config.hpp>
+#include <attn/derivative.hpp>
+#include <attn/dropout.hpp>
+#include <attn/dual.hpp>
 #include <attn/executor.hpp>
+#include <attn/gradient.hpp>
 #include <attn/heads.hpp>
 #include <attn/heads_attention.hpp>
+#include <attn/input.hpp>
 #include <attn/integers.hpp>
 #include <attn/kernel/instruction_set.hpp>
 #include <attn/kv_cache.hpp>

@@ -64,10 +64,10 @@ void attend_heads_by_stages(const heads_call<T, viewed_keys<T>>& call,
   fill_beyond_lengths(call);
 }
 
-template <class T, class M, class F>
-void heads_attention(const output& out, const heads_view<const T>& query,
-                     const heads_view<const T>& key, const heads_view<const T>& value,
-                     const M& mask, const F& score_mod, const options& options) {
+/// What query, key, value and lengths must agree in.
+template <class T>
+void check_batch_and_lengths(const heads_view<const T>& query, const heads_view<const T>& key,
+                             const heads_view<const T>& value, const options& options) {
   const heads_shape& n = query.shape();
   const auto fits_batch = [&](std::string_view name, const heads_view<const T>& view) {
     require(view.batch() == n.batch || view.batch() == 1, name, " has ", view.batch(),
@@ -78,7 +78,14 @@ void heads_attention(const output& out, const heads_view<const T>& query,
   check_keys_and_values(key, value);
   check_lengths("options.key_lengths", options.key_lengths, n.batch, key.length());
   check_lengths("options.query_lengths", options.query_lengths, n.batch, n.length);
-  const viewed_keys<T> stored(key, value, n.batch, options.key_lengths);
+}
+
+template <class T, class M, class F>
+void heads_attention(const output& out, const heads_view<const T>& query,
+                     const heads_view<const T>& key, const heads_view<const T>& value,
+                     const M& mask, const F& score_mod, const options& options) {
+  check_batch_and_lengths(query, key, value, options);
+  const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
   heads_call<T, viewed_keys<T>> call{query, stored, options};
   check_heads(call, "key");
   check_rules(call, key.length(), mask, score_mod);

@@ -68,6 +68,7 @@ struct heads_call {
     s.log_sum_exp_head = log_sum_exp.strides().head;
     s.weights_head = weights.strides().head;
     s.sinks = &options.sink;
+    p.dropout = dropping(options.dropout);
     if (s.heads > 0) p.sink = static_cast<S>(options.sink.of(0));
     return s;
   }
@@ -151,6 +152,7 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   using S = accumulator_t<T>;
   check_sinks<S>(call.options.sink, call.query.heads());
   if (call.options.scale) checked_scale<S>(*call.options.scale);
+  check_dropout(call.options.dropout);
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
   for (index b = 0; b < call.batch(); ++b) {
     const index keys = call.stored.sequence(b).length;
@@ -195,7 +197,19 @@ class heads_outputs {
   void check(std::string_view name, const output& target, const heads_shape& shape) {
     if (!target) return;
     target.check<S>(name, shape);
-    const heads_view<S> now = target.now_heads<S>();
+    add(name, target, target.now_heads<S>());
+  }
+  /// The same for a matrix.
+  template <class S>
+  void check(std::string_view name, const output& target, index rows, index cols) {
+    if (!target) return;
+    target.check<S>(name, rows, cols);
+    add(name, target, target.now<S>());
+  }
+
+ private:
+  template <class Now>
+  void add(std::string_view name, const output& target, const Now& now) {
     require(!overlaps_itself(now), name, " has strides with which its elements overlap");
     const footprint bytes = footprint_of(now);
     for (int i = 0; i < input_count_; ++i) {
@@ -210,10 +224,10 @@ class heads_outputs {
     targets_[count_++] = &target;
   }
 
- private:
-  named_memory inputs_[3];
-  named_memory outputs_[3];
-  const output* targets_[3] = {};
+  static constexpr int most = 8;
+  named_memory inputs_[most];
+  named_memory outputs_[most];
+  const output* targets_[most] = {};
   int input_count_ = 0;
   int count_ = 0;
 };

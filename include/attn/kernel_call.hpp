@@ -2,6 +2,7 @@
 // they work in, and how the parts of a split sequence are put together.
 #pragma once
 
+#include <attn/derivative.hpp>
 #include <attn/held_matrix.hpp>
 #include <attn/kernel/dispatch.hpp>
 #include <attn/kernel/merge.hpp>
@@ -36,6 +37,14 @@ struct kernel_change {
   template <class T>
   T operator()(T s, position at) const {
     return change(*score_mod, s, at);
+  }
+  template <class T>
+  T derivative(T s, position at) const {
+    return detail::derivative(*score_mod, s, at);
+  }
+  template <class T>
+  void add_parameter_gradient(T s, position at, T gradient, double* to) const {
+    detail::add_parameter_gradient(*score_mod, s, at, gradient, to);
   }
 };
 
@@ -122,15 +131,16 @@ inline constexpr index many_keys = 128;
 inline constexpr index most_rows_together = 32;
 
 /// Whether the keys of a sequence are split. By the numbers of queries and keys, whether keys and
-/// values lie in rows, and whether weights are asked for; not by batch, heads or threads, so that a
-/// row has the same bits whatever these are.
+/// values lie in rows, and whether weights or dropout are asked for; not by batch, heads or
+/// threads, so that a row has the same bits whatever these are.
 template <class S>
 bool splits_keys(const sequence_call<S>& s, const options& options) {
   const kernel::problem<S>& p = s.first;
   const bool rows_lie_together = (p.memory.key.col_stride == 1 || p.depth <= 1) &&
                                  (p.memory.value.col_stride == 1 || p.value_depth <= 1);
-  return !options.reproducible && !options.weights && rows_lie_together && s.heads > 0 &&
-         p.shape.queries > 0 && p.shape.queries <= few_queries && p.shape.keys >= many_keys;
+  return !options.reproducible && !options.weights && !p.dropout && rows_lie_together &&
+         s.heads > 0 && p.shape.queries > 0 && p.shape.queries <= few_queries &&
+         p.shape.keys >= many_keys;
 }
 
 template <class S>

@@ -16,10 +16,16 @@ template <class Held>
 class matrix_mask {
  public:
   static constexpr bool positional = false;
+  static constexpr bool of_heads = false;
 
   explicit matrix_mask(Held matrix) : matrix_(std::move(matrix)) {}
 
   void check(const call_shape& shape) const { check_mask_shape(matrix_.get(), shape); }
+
+  /// Its extents, as of one head.
+  [[nodiscard]] heads_shape shape() const {
+    return {1, 1, matrix_.get().rows(), matrix_.get().cols()};
+  }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
   /// The elements in memory: row i, key j at data(b, h)[i · row_stride() + j · key_stride()].
@@ -68,6 +74,7 @@ template <class T>
 class heads_mask {
  public:
   static constexpr bool positional = false;
+  static constexpr bool of_heads = true;
 
   explicit heads_mask(const heads_view<const T>& view) : view_(view), strides_(view.strides()) {
     if (view.batch() == 1) strides_.batch = 0;
@@ -82,6 +89,8 @@ class heads_mask {
             "mask has the shape ", n, ", it should have ", shape.batch, " x ", shape.heads, " x ",
             shape.queries, " x ", shape.keys, ", or 1 for any of the first three");
   }
+
+  [[nodiscard]] const heads_shape& shape() const { return view_.shape(); }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
   [[nodiscard]] const T* data(index batch, index head) const {

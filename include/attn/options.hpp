@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <attn/dropout.hpp>
 #include <attn/executor.hpp>
 #include <attn/integers.hpp>
 #include <attn/output.hpp>
@@ -54,6 +55,9 @@ struct options {
   /// given where the numbers of queries and keys differ and the mask or score change looks at
   /// positions.
   attn::alignment alignment = {};
+  /// For training: weights are left out at random, after they are normalised. The weights returned
+  /// are those before.
+  attn::dropout dropout = {};
   /// Who runs the call's tasks; by default the calling thread.
   attn::executor executor = {};
   /// For calls on heads: how many keys each sequence has; the others are hidden, whatever they are.

@@ -10,6 +10,24 @@
 #include <string_view>
 
 namespace attn {
+namespace detail {
+
+/// One text for a type in every part of a program.
+template <class S>
+constexpr std::string_view type_name() {
+  if constexpr (std::is_same_v<S, float>) return "float";
+  if constexpr (std::is_same_v<S, double>) return "double";
+  if constexpr (std::is_same_v<S, long double>) return "long double";
+  if constexpr (std::is_same_v<S, Eigen::half>) return "Eigen::half";
+  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "Eigen::bfloat16";
+#if defined(__GNUC__)
+  return __PRETTY_FUNCTION__;
+#else
+  return __FUNCSIG__;
+#endif
+}
+
+}  // namespace detail
 
 /// A reference to a matrix or vector of the caller's that receives a result. A plain dynamic matrix
 /// is resized; a Map, Block, Ref or fixed-size matrix must have the right size; a row of numbers
@@ -24,7 +42,7 @@ class output {
   template <detail::PlainMatrix M>
     requires(!std::is_const_v<M>)
   output(M& matrix)  // NOLINT(google-explicit-constructor): `{.weights = w}` converts to it
-      : element_(type_name<typename M::Scalar>()),
+      : element_(detail::type_name<typename M::Scalar>()),
         target_(&matrix),
         rows_(sizes(M::RowsAtCompileTime, M::MaxRowsAtCompileTime)),
         cols_(sizes(M::ColsAtCompileTime, M::MaxColsAtCompileTime)),
@@ -38,7 +56,7 @@ class output {
   template <detail::MatrixView M>
     requires((std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
   output(M&& view)  // NOLINT(google-explicit-constructor): `{.weights = w.row(0)}` converts to it
-      : element_(type_name<typename std::remove_cvref_t<M>::Scalar>()),
+      : element_(detail::type_name<typename std::remove_cvref_t<M>::Scalar>()),
         view_{view.data(), view.rowStride(), view.colStride(), view.rows(), view.cols()},
         rows_{view.rows(), view.rows()},
         cols_{view.cols(), view.cols()} {}
@@ -47,12 +65,12 @@ class output {
   template <class T>
     requires(!std::is_const_v<T>)
   output(const heads_view<T>& view)  // NOLINT(google-explicit-constructor): as above
-      : element_(type_name<T>()),
+      : element_(detail::type_name<T>()),
         is_heads_(true),
         heads_{view.data(), view.shape(), view.strides()} {}
   template <class T>
   output(heads_array<T>& array)  // NOLINT(google-explicit-constructor): as above
-      : element_(type_name<T>()),
+      : element_(detail::type_name<T>()),
         target_(&array),
         is_heads_(true),
         locate_heads_([](void* target, const heads_shape* shape) {
@@ -124,25 +142,10 @@ class output {
  private:
   template <class S>
   void check_element(std::string_view name) const {
-    if (element_ != type_name<S>()) {
+    if (element_ != detail::type_name<S>()) {
       detail::require(false, name, " has elements of type ", element_, ", they should be ",
-                      type_name<S>());
+                      detail::type_name<S>());
     }
-  }
-
-  /// One text for a type in every part of a program.
-  template <class S>
-  static constexpr std::string_view type_name() {
-    if constexpr (std::is_same_v<S, float>) return "float";
-    if constexpr (std::is_same_v<S, double>) return "double";
-    if constexpr (std::is_same_v<S, long double>) return "long double";
-    if constexpr (std::is_same_v<S, Eigen::half>) return "Eigen::half";
-    if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "Eigen::bfloat16";
-#if defined(__GNUC__)
-    return __PRETTY_FUNCTION__;
-#else
-    return __FUNCSIG__;
-#endif
   }
 
   struct heads_place {

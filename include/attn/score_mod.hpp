@@ -92,6 +92,10 @@ struct identity {
   constexpr S operator()(S s) const {
     return s;
   }
+  template <class S>
+  constexpr S derivative(S) const {
+    return S(1);
+  }
 };
 
 /// cap · tanh(s / cap): scores smoothly bounded to (-cap, cap), before any mask or bias.
@@ -113,6 +117,13 @@ class softcap {
       using std::tanh;
       return cap * tanh(S(s / cap));
     }
+  }
+
+  /// 1 - tanh²(s / cap)
+  template <class S>
+  S derivative(S s) const {
+    const S t = math::tanh(s * detail::convert<S>(1 / cap_));
+    return 1 - t * t;
   }
 
  private:
@@ -156,6 +167,18 @@ class alibi {
     return s - detail::convert<S>(slopes_[head]) * detail::convert<S>(std::abs(at.query - at.key));
   }
 
+  template <class S>
+  constexpr S derivative(S) const {
+    return S(1);
+  }
+  /// One slope for all heads, or one a head.
+  [[nodiscard]] index rows() const { return std::ssize(slopes_); }
+  [[nodiscard]] index parameters() const { return 1; }
+  template <class S>
+  void add_parameter_gradient(S, position at, S gradient, double* to) const {
+    *to -= double{gradient} * std::abs(at.query - at.key);
+  }
+
  private:
   std::vector<double> slopes_;
 };
@@ -164,8 +187,11 @@ class alibi {
 /// 2n + 1 numbers, or a matrix of them with a row a head.
 template <class Held>
 class relative_bias_table {
+  using matrix = std::remove_cvref_t<decltype(std::declval<const Held&>().get())>;
+
  public:
   static constexpr bool positional = true;
+  static constexpr bool is_vector = matrix::IsVectorAtCompileTime;
 
   explicit relative_bias_table(Held table) : table_(std::move(table)) {}
 
@@ -197,10 +223,21 @@ class relative_bias_table {
     }
   }
 
- private:
-  using matrix = std::remove_cvref_t<decltype(std::declval<const Held&>().get())>;
-  static constexpr bool is_vector = matrix::IsVectorAtCompileTime;
+  template <class S>
+  constexpr S derivative(S) const {
+    return S(1);
+  }
+  /// One table for all heads, or one a head, of so many entries.
+  [[nodiscard]] index rows() const { return is_vector ? 1 : table_.get().rows(); }
+  [[nodiscard]] index parameters() const {
+    return is_vector ? table_.get().size() : table_.get().cols();
+  }
+  template <class S>
+  void add_parameter_gradient(S, position at, S gradient, double* to) const {
+    to[parameters() / 2 + at.key - at.query] += double{gradient};
+  }
 
+ private:
   Held table_;
 };
 

@@ -72,14 +72,11 @@ void check_packed(std::string_view name, const heads_view<const T>& view) {
           " sequences, packed ones should be tokens of a single one");
 }
 
-template <class T, class M, class F>
-void packed_attention(const output& out, const heads_view<const T>& query,
-                      const heads_view<const T>& key, const heads_view<const T>& value,
-                      const packed_starts& starts, const M& mask, const F& score_mod,
-                      const options& options) {
-  static_assert(has_kernel<T>,
-                "attn: packed sequences are for float and double. Call sequence by sequence for "
-                "other types.");
+/// What query, key, value and starts must agree in.
+template <class T>
+void check_packed_call(const heads_view<const T>& query, const heads_view<const T>& key,
+                       const heads_view<const T>& value, const packed_starts& starts,
+                       const options& options) {
   check_packed("query", query);
   check_packed("key", key);
   check_packed("value", value);
@@ -93,6 +90,17 @@ void packed_attention(const output& out, const heads_view<const T>& query,
           "how long they are");
   require(!options.weights,
           "options.weights is not for packed sequences, whose weights have no common shape");
+}
+
+template <class T, class M, class F>
+void packed_attention(const output& out, const heads_view<const T>& query,
+                      const heads_view<const T>& key, const heads_view<const T>& value,
+                      const packed_starts& starts, const M& mask, const F& score_mod,
+                      const options& options) {
+  static_assert(has_kernel<T>,
+                "attn: packed sequences are for float and double. Call sequence by sequence for "
+                "other types.");
+  check_packed_call(query, key, value, starts, options);
   const packed_keys<T> stored(key, value, starts.key);
   heads_call<T, packed_keys<T>> call{query, stored, options, starts.query};
   check_heads(call, "key");

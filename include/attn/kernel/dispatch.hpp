@@ -108,6 +108,29 @@ engine_functions<T> engine_on(simd set) {
   }
 }
 
+/// The same for gradients.
+template <class T>
+gradient_functions<T> gradient_engine_on(simd set) {
+  switch (set) {
+#if ATTN_X86
+    case simd::avx512:
+      return avx512::all_gradient_functions<T>();
+#if !ATTN_BUILT_FOR_AVX512
+    case simd::avx2:
+      return avx2::all_gradient_functions<T>();
+#endif
+#endif
+    default:
+#if ATTN_NEON
+      return neon::all_gradient_functions<T>();
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+      return portable::all_gradient_functions<T>();
+#else
+      detail::refuse("this build has no code for the instruction set in use");
+#endif
+  }
+}
+
 /// Bytes that a block of rows needs at most, on whatever instruction set runs.
 template <class T>
 constexpr std::size_t most_needed(index depth, index value_depth, index keys) {
@@ -149,6 +172,33 @@ score_rules<T> make_rules(simd set, const M& mask, const F& change) {
       neon::set_functions<T, M, F>(rules);
 #elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
       portable::set_functions<T, M, F>(rules);
+#endif
+      break;
+  }
+  return rules;
+}
+
+/// The same with what gradients need.
+template <class T, class M, class F>
+gradient_rules<T> make_gradient_rules(simd set, const M& mask, const F& change) {
+  gradient_rules<T> rules;
+  rules.scores = make_rules<T>(set, mask, change);
+  switch (set) {
+#if ATTN_X86
+    case simd::avx512:
+      avx512::set_gradient_functions<T, F>(rules);
+      break;
+#if !ATTN_BUILT_FOR_AVX512
+    case simd::avx2:
+      avx2::set_gradient_functions<T, F>(rules);
+      break;
+#endif
+#endif
+    default:
+#if ATTN_NEON
+      neon::set_gradient_functions<T, F>(rules);
+#elif !ATTN_BUILT_FOR_AVX512 && !ATTN_BUILT_FOR_AVX2
+      portable::set_gradient_functions<T, F>(rules);
 #endif
       break;
   }

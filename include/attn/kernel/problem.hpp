@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <attn/config.hpp>
+#include <attn/dropout.hpp>
 #include <attn/position.hpp>
 #include <limits>
 
@@ -65,6 +66,7 @@ struct problem {
   index value_depth = 0;
   T scale = 1;
   T sink = 0;  // -inf: none
+  detail::dropping dropout;
   call_shape shape;
   std::int32_t batch = 0;
   std::int32_t head = 0;
@@ -107,6 +109,17 @@ struct score_rules {
   void (*mask_row)(const score_rules& rules, T* scores, position at, std::int32_t keys) = nullptr;
 };
 
+/// What the gradients need besides.
+template <class T>
+struct gradient_rules {
+  score_rules<T> scores;
+  /// Turns the gradient of changed scores into that of the scores before: gradient ·
+  /// change'(score), for the first `rows` lanes. Adds to the gradients of the change's parameters,
+  /// if wanted.
+  void (*change_gradient)(const score_rules<T>& rules, const score_tile<T>& before, index rows,
+                          T* gradient, double* parameters) = nullptr;
+};
+
 /// Vectors of rows that a block has at most: their accumulators fill the registers.
 inline constexpr int vectors_a_block = 3;
 
@@ -147,6 +160,21 @@ struct row_blocks {
   [[nodiscard]] index vectors() const { return (rows + lanes - 1) / lanes; }
 };
 
+/// The gradients of one head of attention. What is not wanted has no memory.
+template <class T>
+struct gradient_problem {
+  problem<T> p;                           // the forward pass, but for what it writes
+  strided<const T> out;                   // queries x value_depth: what it gave,
+  strided<const T> log_sum_exp;           // queries x 1,
+  strided<const T> out_gradient;          // and what came back for them
+  strided<const T> log_sum_exp_gradient;  // or nothing
+  strided<T> query;                       // queries x depth: what is added to
+  strided<T> key;                         // keys x depth
+  strided<T> value;                       // keys x value_depth
+  strided<T> bias;               // queries x keys; a row stride of 0 where one row serves all
+  double* parameters = nullptr;  // of the score change
+};
+
 /// The engine, as compiled for one instruction set.
 template <class T>
 struct engine_functions {
@@ -160,6 +188,18 @@ struct engine_functions {
   index (*decode_memory_size)(const problem<T>& p, index heads);
   /// One chunk of keys for a group.
   void (*decode)(const query_group<T>& group, const score_rules<T>& rules, T* memory);
+};
+
+/// The same for gradients.
+template <class T>
+struct gradient_functions {
+  index lanes;
+  index keys_a_tile;
+  index (*memory_size)(const gradient_problem<T>& g);
+  /// What rows [first, first + rows), a block of `row_blocks`, and keys [begin, end), which start
+  /// at a tile, add to the gradients.
+  void (*backward)(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first,
+                   index rows, index begin, index end, T* memory);
 };
 
 /// Memory for the engine starts at a multiple of this many bytes.

@@ -37,7 +37,7 @@ ATTN_INLINE void prefetch(const T* a, index offset) {
 /// the rows take turns. Processors do not guess it from the order in which A is read.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
-                            const T* b, index depth, index ahead) {
+                            const T* b, index b_step, index depth, index ahead) {
   for (index k = 0; k < depth; ++k) {
     prefetch(a, ahead + (k & (Rows - 1)) * a_row);
     vec<T> x[Vectors];
@@ -50,7 +50,7 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
       for (int v = 0; v < Vectors; ++v) c.at[r][v] = multiply_add(y, x[v], c.at[r][v]);
     }
     a += a_step;
-    b += width<T, Vectors>;
+    b += b_step;
   }
 }
 
@@ -65,7 +65,7 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, c
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
-  accumulate(c, key.data, key.row_stride, key.col_stride, query, depth,
+  accumulate(c, key.data, key.row_stride, key.col_stride, query, width<T, Vectors>, depth,
              2 * rows_at_once * key.row_stride);
   if (adds) {
     const vec<T> factor = broadcast(scale);
@@ -111,7 +111,7 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
       c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
     }
   }
-  accumulate(c, value.data, value.col_stride, value.row_stride, weights, keys,
+  accumulate(c, value.data, value.col_stride, value.row_stride, weights, width<T, Vectors>, keys,
              ahead * value.row_stride);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {

@@ -1,0 +1,245 @@
+// The backward pass of a call on heads: what is checked of it, how its tasks are dealt out so that
+// no two write to the same place at once, and how they are put together.
+#pragma once
+
+#include <attn/heads_call.hpp>
+#include <attn/input.hpp>
+
+namespace attn {
+
+/// Where the gradients of a call go; what is left empty is not computed. Plain matrices and arrays
+/// are resized. Elements are of the query's type.
+struct gradients {
+  /// Of an additive mask: in its shape, summed over what it is broadcast over.
+  output bias = {};
+  /// Of key, in its shape: with fewer heads than query, summed over those that share one.
+  output key = {};
+  /// Of query, in its shape.
+  output query = {};
+  /// Of the table of a `relative_bias`, in its shape.
+  output relative_bias = {};
+  /// Of options.sink: a vector with one a head, or with a single number where one sink holds for
+  /// all.
+  output sink = {};
+  /// Of the slopes of an `alibi`: a vector with one a head, or with a single number.
+  output slopes = {};
+  /// Of value, in its shape.
+  output value = {};
+};
+
+/// What the forward pass gave, and what came back for it: d loss / d out, and d loss / d lse where
+/// the loss depends on the log-sum-exp as well.
+struct forward_pass {
+  input log_sum_exp = {};
+  input log_sum_exp_gradient = {};
+  input out = {};
+  input out_gradient = {};
+};
+
+namespace detail {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// Calls use(mask) for each part of a mask that is added to scores.
+template <class M, class Use>
+void each_additive(const M& mask, const Use& use) {
+  if constexpr (requires { M::conjunction; }) {
+    each_additive(mask.first, use);
+    each_additive(mask.second, use);
+  } else if constexpr (AdditiveMask<M>) {
+    use(mask);
+  }
+}
+
+/// The shape of a bias in memory, and whether it is heads of sequences.
+struct bias_shape {
+  heads_shape shape{0, 0, 0, 0};
+  bool of_heads = false;
+};
+
+template <class M>
+bias_shape bias_shape_of(const M& mask) {
+  bias_shape found;
+  int count = 0;
+  each_additive(mask, [&](const auto& part) {
+    ++count;
+    if constexpr (requires { part.of_heads; }) found = {part.shape(), part.of_heads};
+  });
+  require(count > 0, "gradients.bias is asked for, the mask has no bias");
+  require(count == 1, "gradients.bias is asked for, the mask has ", count,
+          " biases: add them up first");
+  require(found.shape.width > 0 || found.shape.batch > 0,
+          "gradients.bias is asked for, the mask's bias is a function: give it as a matrix");
+  return found;
+}
+
+/// The views of a backward pass: what it reads besides the inputs of the forward pass, and what it
+/// writes.
+template <class T>
+struct gradient_views {
+  heads_view<const T> out, log_sum_exp, out_gradient, log_sum_exp_gradient;
+  heads_view<T> query, key, value, bias;
+};
+
+/// Parts of queries and of keys that a sequence is cut in, by its lengths alone.
+inline index parts_of(const call_shape& shape) {
+  constexpr index part = 512, most = 8;
+  return std::clamp<index>((std::max(shape.queries, shape.keys) + part - 1) / part, 1, most);
+}
+
+/// The backward pass of all heads of all sequences.
+///
+/// A task is a key head of a sequence and a part of its keys; in round r it goes over part
+/// (n + r) mod parts of the queries. So no two tasks of a round add to the same gradients, and what
+/// is added to a number comes in one order, whoever runs the tasks. Where sequences or heads share
+/// what is added to, they have rounds of their own.
+template <class T, class Stored>
+class backward_call {
+ public:
+  backward_call(const heads_call<T, Stored>& forward, const gradient_views<T>& views,
+                integers key_starts)
+      : forward_(forward),
+        views_(views),
+        key_starts_(key_starts),
+        group_(forward.stored.heads() == 0 ? 0 : forward.query.heads() / forward.stored.heads()) {
+    for (index b = 0; b < forward.batch(); ++b) {
+      parts_ = std::max(parts_, parts_of(forward.shape(b)));
+    }
+    const auto serves_all = [&](const heads_view<T>& view) {
+      return view.shape().size() > 0 && view.batch() == 1;
+    };
+    const bool one_key = !key_starts_ && (serves_all(views.key) || serves_all(views.value));
+    share_batch_ = one_key || serves_all(views.bias);
+    share_heads_ = views.bias.shape().size() > 0 && views.bias.heads() == 1;
+  }
+
+  /// Tasks that leave sums of parameters' gradients.
+  [[nodiscard]] index parameter_tasks() const {
+    return forward_.batch() * forward_.query.heads() * parts_;
+  }
+  /// Where head h of sequence b leaves those of part n.
+  [[nodiscard]] index parameter_task(index b, index h, index n) const {
+    return (b * forward_.query.heads() + h) * parts_ + n;
+  }
+  [[nodiscard]] index parts() const { return parts_; }
+
+  /// Head h of sequence b.
+  [[nodiscard]] kernel::gradient_problem<T> problem(index b, index h) const {
+    kernel::gradient_problem<T> g;
+    g.p = forward_(b).head(h);
+    const auto of_query = [&](const auto& view) {
+      return forward_.of_sequence(view, b).moved(h * view.strides().head);
+    };
+    const auto of_key = [&](const heads_view<T>& view) {
+      const heads_strides& by = view.strides();
+      const index from = key_starts_         ? key_starts_[b] * by.row
+                         : view.batch() == 1 ? 0
+                                             : b * by.batch;
+      return strided_view(view).moved(from + h / group_ * by.head);
+    };
+    g.out = of_query(views_.out);
+    g.log_sum_exp = of_query(views_.log_sum_exp);
+    g.out_gradient = of_query(views_.out_gradient);
+    g.log_sum_exp_gradient = of_query(views_.log_sum_exp_gradient);
+    g.query = of_query(views_.query);
+    g.key = of_key(views_.key);
+    g.value = of_key(views_.value);
+    const heads_strides& by = views_.bias.strides();
+    g.bias = strided_view(views_.bias)
+                 .moved((views_.bias.batch() == 1 ? 0 : b * by.batch) +
+                        (views_.bias.heads() == 1 ? 0 : h * by.head));
+    if (views_.bias.length() == 1) g.bias.row_stride = 0;
+    return g;
+  }
+
+  /// `parameters`: count numbers for each of `parameter_tasks`, or nothing.
+  void run(const kernel::gradient_functions<T>& engine, const kernel::gradient_rules<T>& rules,
+           workspace& memory, double* parameters, index count) const {
+    const index batch = forward_.batch(), key_heads = forward_.stored.heads();
+    const index at_once = share_batch_ ? 1 : batch;
+    const index heads_at_once = share_heads_ ? 1 : key_heads;
+    index numbers = 0;
+    for (index b = 0; b < batch && key_heads > 0; ++b) {
+      numbers = std::max(numbers, engine.memory_size(problem(b, 0)));
+    }
+    for (index first_b = 0; first_b < batch; first_b += at_once) {
+      for (index first_h = 0; first_h < key_heads; first_h += heads_at_once) {
+        for (index round = 0; round < parts_; ++round) {
+          run_tasks<1024>(at_once * heads_at_once * parts_,
+                          static_cast<std::size_t>(numbers) * sizeof(T), memory,
+                          forward_.options.executor, [&](index i, void* where) {
+                            const index n = i % parts_;
+                            const index h = first_h + i / parts_ % heads_at_once;
+                            const index b = first_b + i / parts_ / heads_at_once;
+                            run_task(engine, rules, {b, h, n, round}, parameters, count,
+                                     static_cast<T*>(where));
+                          });
+        }
+      }
+    }
+  }
+
+ private:
+  struct task {
+    index batch, key_head, part, round;
+  };
+
+  void run_task(const kernel::gradient_functions<T>& engine, const kernel::gradient_rules<T>& rules,
+                const task& of, double* parameters, index count, T* memory) const {
+    const call_shape shape = forward_.shape(of.batch);
+    const index parts = parts_of(shape);
+    if (of.part >= parts || of.round >= parts) return;
+    const index queries = (of.part + of.round) % parts;
+    const kernel::row_blocks blocks{shape.queries, engine.lanes};
+    const index tiles = (shape.keys + engine.keys_a_tile - 1) / engine.keys_a_tile;
+    const index begin = tiles * of.part / parts * engine.keys_a_tile;
+    const index end =
+        std::min<index>(tiles * (of.part + 1) / parts * engine.keys_a_tile, shape.keys);
+    if (begin >= end) return;
+    for (index h = of.key_head * group_; h < (of.key_head + 1) * group_; ++h) {
+      kernel::gradient_problem<T> g = problem(of.batch, h);
+      if (count > 0) g.parameters = parameters + parameter_task(of.batch, h, of.part) * count;
+      for (index n = blocks.count() * queries / parts; n < blocks.count() * (queries + 1) / parts;
+           ++n) {
+        engine.backward(g, rules, blocks.start(n), blocks.size(n), begin, end, memory);
+      }
+    }
+  }
+
+  const heads_call<T, Stored>& forward_;
+  const gradient_views<T>& views_;
+  integers key_starts_;
+  index group_ = 0;
+  index parts_ = 1;
+  bool share_batch_ = false;
+  bool share_heads_ = false;
+};
+
+/// d loss / d sink = -Σ_i exp(sink - lse_i) · δ_i, summed over the sequences, for each head.
+template <class T, class Call>
+void add_sink_gradients(const Call& call, index batch, index heads, bool one_for_all, T* to,
+                        index stride) {
+  for (index h = 0; h < heads; ++h) {
+    double sum = 0;
+    for (index b = 0; b < batch; ++b) {
+      const kernel::gradient_problem<T> g = call.problem(b, h);
+      for (index i = 0; i < g.p.shape.queries; ++i) {
+        double delta = g.log_sum_exp_gradient.data == nullptr
+                           ? 0.0
+                           : -double{*g.log_sum_exp_gradient.at(i, 0)};
+        for (index c = 0; c < g.p.value_depth; ++c) {
+          delta += double{*g.out_gradient.at(i, c)} * double{*g.out.at(i, c)};
+        }
+        const double lse{*g.log_sum_exp.at(i, 0)};
+        if (g.p.sink > -std::numeric_limits<T>::infinity()) {
+          sum -= std::exp(double{g.p.sink} - lse) * delta;
+        }
+      }
+    }
+    T& sink = to[one_for_all ? 0 : h * stride];
+    sink = static_cast<T>(double{sink} + sum);
+  }
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace detail
+}  // namespace attn

@@ -1,0 +1,317 @@
+// The backward pass of one block of queries over a tile of keys at a time (Dao, Fu, Ermon, Rudra,
+// Ré: FlashAttention, 2022, algorithm 4): weights anew from the log-sum-exp, then five products.
+//
+//     S  = change(scale · Q Kᵀ) + bias     P  = exp(S - lse)             dV += (keep ∘ P)ᵀ dO
+//     dP = dO Vᵀ                           dS = P ∘ (keep ∘ dP - δ)      dK += scale · dSᵀ Q
+//     δ  = <dO, O> - dlse                  dS = dS ∘ change'             dQ += scale · dS K
+
+/// Turns scores into weights and their gradients into those of the scores. What is hidden gets 0
+/// for both, by selection. `factor` is what scores are still multiplied by.
+template <class T, int Vectors, bool Masked, bool Drops>
+ATTN_NOINLINE void softmax_gradient(const gradient_memory<T>& at, index keys, T factor, bool adds) {
+  constexpr int lanes = vec<T>::lanes;
+  const vec<T> unit = broadcast(factor);
+  const vec<T> bits_of_one = broadcast(bits(T(1)));
+  const vec<T> zero = broadcast(T(0));
+  const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+  for (int v = 0; v < Vectors; ++v) {
+    const vec<T> base = load(at.base + v * lanes);
+    const vec<T> delta = load(at.delta + v * lanes);
+    for (index i = v * lanes; i < keys * width<T, Vectors>; i += width<T, Vectors>) {
+      vec<T> below;
+      if constexpr (Masked) {
+        const vec<T> score = load(at.scores + i) * unit;
+        below = (adds ? score + load(at.mask + i) : score) - base;
+      } else {
+        below = multiply_add(load(at.scores + i), unit, zero - base);
+      }
+      vec<T> weight = exp2(below * bits_of_one);
+      vec<T> gradient = load(at.gradient + i);
+      if constexpr (Drops) gradient = gradient * load(at.kept + i);
+      gradient = (gradient - delta) * weight;
+      if constexpr (Drops) weight = weight * load(at.kept + i);
+      if constexpr (Masked) {
+        const vec<T> mask = load(at.mask + i);
+        weight = where_equal(mask, lowest, zero, weight);
+        gradient = where_equal(mask, lowest, zero, gradient);
+      }
+      store(at.scores + i, weight);
+      store(at.gradient + i, gradient);
+    }
+  }
+}
+
+/// Adds gradients of scores to those of a bias: to(row, key) += gradient[key][lane].
+template <class T>
+ATTN_NOINLINE void add_bias_gradient(const gradient_block<T>& block, const tile& t) {
+  constexpr index side = vec<T>::lanes;
+  const strided<T> to = block.g.bias.from(t.row, t.key);
+  const T* gradient = block.at.gradient;
+  index done = 0;
+  if (to.col_stride == 1 && to.row_stride != 0) {
+    alignas(64) T square[side * side];
+    for (; done + side <= block.rows; done += side) {
+      index j = 0;
+      for (; j + side <= t.keys; j += side) {
+        transpose(gradient + j * block.lanes + done, block.lanes, square, side);
+        for (index r = 0; r < side; ++r) {
+          T* sum = to.at(done + r, j);
+          store(sum, load(sum) + load(square + r * side));
+        }
+      }
+      for (; j < t.keys; ++j) {
+        for (index r = done; r < done + side; ++r) *to.at(r, j) += gradient[j * block.lanes + r];
+      }
+    }
+  }
+  for (index j = 0; j < t.keys; ++j) {
+    for (index r = done; r < block.rows; ++r) *to.at(r, j) += gradient[j * block.lanes + r];
+  }
+}
+
+/// to(j, ·) += Σ_i from[j][i] · rows[i][·] for the keys of a tile.
+template <class T>
+void add_to_keys(const gradient_block<T>& block, const T* from, const tile& t, const T* rows,
+                 index cols, strided<T> to) {
+  const index wide = whole_vectors<T>(cols);
+  const strided<const T> keys_by_rows{from, block.lanes, 1};
+  const strided<T> sums = to.from(t.key, 0);
+  if (to.col_stride == 1 && cols == wide) {
+    add_product(keys_by_rows, t.keys, block.rows, rows, wide, sums.data, to.row_stride);
+    return;
+  }
+  std::fill_n(block.at.sums, t.keys * wide, T(0));
+  add_product(keys_by_rows, t.keys, block.rows, rows, wide, block.at.sums, wide);
+  for (index j = 0; j < t.keys; ++j) {
+    for (index c = 0; c < cols; ++c) *sums.at(j, c) += block.at.sums[j * wide + c];
+  }
+}
+
+/// The sums over a tile that are wanted.
+template <class T, int Vectors>
+void add_products(const gradient_block<T>& block, const tile& t) {
+  const gradient_problem<T>& g = block.g;
+  const problem<T>& p = g.p;
+  const gradient_memory<T>& at = block.at;
+  if (g.value.data != nullptr) {
+    add_to_keys(block, at.scores, t, at.out_gradient_rows, p.value_depth, g.value);
+  }
+  if (g.key.data != nullptr) {
+    add_to_keys(block, at.gradient, t, at.query_rows, p.depth, g.key);
+  }
+  if (g.query.data != nullptr) {
+    const strided<const T> key = p.memory.key_at(t.key);
+    product<T, rows_at_once, Vectors, true>({key.data, key.col_stride, key.row_stride}, p.depth, 0,
+                                            t.keys, at.gradient, block.lanes, at.query_gradient,
+                                            block.lanes);
+  }
+}
+
+/// The same pair by pair, where something that is not finite may be hidden: only pairs that see
+/// each other reach one another's gradients.
+template <class T>
+ATTN_NOINLINE void add_products_with_care(const gradient_block<T>& block, const tile& t,
+                                          const T* hidden) {
+  const gradient_problem<T>& g = block.g;
+  const problem<T>& p = g.p;
+  const gradient_memory<T>& at = block.at;
+  const index wide = whole_vectors<T>(p.depth), value_wide = whole_vectors<T>(p.value_depth);
+  for (index j = 0; j < t.keys; ++j) {
+    const strided<const T> key = p.memory.key_at(t.key + j);
+    for (index w = 0; w < block.rows; ++w) {
+      const index i = j * block.lanes + w;
+      if (hidden != nullptr && hidden[i] == -std::numeric_limits<T>::infinity()) continue;
+      if (at.base[w] == std::numeric_limits<T>::infinity()) continue;
+      for (index c = 0; g.value.data != nullptr && c < p.value_depth; ++c) {
+        *g.value.at(t.key + j, c) += at.scores[i] * at.out_gradient_rows[w * value_wide + c];
+      }
+      for (index c = 0; g.key.data != nullptr && c < p.depth; ++c) {
+        *g.key.at(t.key + j, c) += at.gradient[i] * at.query_rows[w * wide + c];
+      }
+      for (index c = 0; g.query.data != nullptr && c < p.depth; ++c) {
+        at.query_gradient[c * block.lanes + w] += at.gradient[i] * *key.at(0, c);
+      }
+    }
+  }
+}
+
+/// Weights of rows that saw nothing, and their gradients, where NaN or inf in a key made them NaN.
+template <class T>
+void clear_empty_rows(const gradient_block<T>& block, index keys) {
+  for (index w = 0; w < block.lanes; ++w) {
+    if (block.at.base[w] != std::numeric_limits<T>::infinity()) continue;
+    for (index j = 0; j < keys; ++j) {
+      block.at.scores[j * block.lanes + w] = block.at.gradient[j * block.lanes + w] = T(0);
+    }
+  }
+}
+
+/// score, change, mask, softmax, and back, for a tile.
+template <class T, int Vectors>
+void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, coverage seen) {
+  const gradient_problem<T>& g = block.g;
+  const problem<T>& p = g.p;
+  const gradient_memory<T>& at = block.at;
+  const score_rules<T>& scores = block.rules.scores;
+  const tile& t = s.place;
+  const bool masked = scores.biased || seen == coverage::some;
+  const strided<const T> key = p.memory.key_at(t.key);
+  const strided<const T> value = p.memory.value_at(t.key);
+  const bool careful =
+      (masked || block.has_empty) && !(block.finite && all_finite(key, t.keys, p.depth) &&
+                                       all_finite(value, t.keys, p.value_depth));
+  T factor = p.scale;
+  product<T, rows_at_once, Vectors, false>(key, t.keys, 2 * rows_at_once * key.row_stride, p.depth,
+                                           at.query, s.lanes, at.scores, s.lanes);
+  product<T, rows_at_once, Vectors, false>(value, t.keys, 2 * rows_at_once * value.row_stride,
+                                           p.value_depth, at.out_gradient, s.lanes, at.gradient,
+                                           s.lanes);
+  if (scores.changes) {
+    const vec<T> unit = broadcast(factor);
+    for (index i = 0; i < t.keys * s.lanes; i += vec<T>::lanes) {
+      const vec<T> x = load(at.scores + i) * unit;
+      store(at.scores + i, x);
+      store(at.before + i, x);
+    }
+    scores.change_scores(scores, s);
+    factor = T(1);
+  }
+  if (masked) scores.write_mask(scores, {at.mask, s.lanes, t, s.row, s.offset});
+  {
+    [[maybe_unused]] const flush_small flush(has_many_keys(p));
+    if (p.dropout) {
+      write_kept<T>(s, p.dropout, static_cast<T>(p.dropout.factor), at.kept);
+      if (masked) {
+        softmax_gradient<T, Vectors, true, true>(at, t.keys, factor, scores.biased);
+      } else {
+        softmax_gradient<T, Vectors, false, true>(at, t.keys, factor, false);
+      }
+    } else if (masked) {
+      softmax_gradient<T, Vectors, true, false>(at, t.keys, factor, scores.biased);
+    } else {
+      softmax_gradient<T, Vectors, false, false>(at, t.keys, factor, false);
+    }
+  }
+  if (careful) clear_empty_rows(block, t.keys);
+  if (g.bias.data != nullptr) add_bias_gradient(block, t);
+  if (scores.changes) {
+    const score_tile<T> before{at.before, s.lanes, t, s.row, s.offset};
+    block.rules.change_gradient(scores, before, block.rows, at.gradient, g.parameters);
+  }
+  if (careful) {
+    add_products_with_care(block, t, masked ? at.mask : nullptr);
+  } else {
+    add_products<T, Vectors>(block, t);
+  }
+}
+
+template <class T, int Vectors>
+void backward_block(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first,
+                    index rows, index begin, index end, T* memory) {
+  constexpr index lanes = width<T, Vectors>;
+  std::int32_t row[lanes];
+  for (index w = 0; w < lanes; ++w) {
+    row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
+  }
+  problem<T> part = g.p;  // the walk goes over these keys alone
+  part.first_key = begin;
+  part.shape.keys = static_cast<std::int32_t>(end);
+  const query_block<T> walk{part, rules.scores, first, rows, {}, row, T(1), T(1)};
+  tile t;
+  coverage seen = coverage::none;
+  index key = first_tile(part);
+  if (!find_tile(walk, key, t, seen)) return;
+
+  gradient_block<T> block{g,
+                          rules,
+                          gradient_memory<T>::of(memory, g.p.depth, g.p.value_depth,
+                                                 std::min(keys_a_tile, g.p.shape.keys), lanes),
+                          first,
+                          rows,
+                          lanes};
+  gather_rows(block);
+  std::fill_n(block.at.query_gradient, g.p.depth * lanes, T(0));
+  do {
+    const score_tile<T> s{block.at.scores, lanes, t, row, g.p.shape.offset};
+    backward_tile<T, Vectors>(block, s, seen);
+    key += keys_a_tile;
+  } while (find_tile(walk, key, t, seen));
+
+  if (g.query.data == nullptr) return;
+  T* const by_rows = block.at.query_rows;
+  lanes_to_rows(block.at.query_gradient, lanes, strided<T>{by_rows, g.p.depth, 1}, rows, g.p.depth);
+  for (index i = 0; i < rows; ++i) {
+    T* const to = g.query.at(first + i, 0);
+    for (index c = 0; c < g.p.depth; ++c) {
+      to[c * g.query.col_stride] += by_rows[i * g.p.depth + c] * g.p.scale;
+    }
+  }
+}
+
+/// Numbers that `backward` needs to work in, whatever the lengths beyond a block and a tile.
+template <class T>
+index gradient_memory_size(const gradient_problem<T>& g) {
+  return gradient_memory<T>::size(g.p.depth, g.p.value_depth, std::min(keys_a_tile, g.p.shape.keys),
+                                  block_rows<T>);
+}
+
+template <class T>
+void backward(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first, index rows,
+              index begin, index end, T* memory) {
+  if (rows <= width<T, 1>) {
+    backward_block<T, 1>(g, rules, first, rows, begin, end, memory);
+  } else if (rows <= width<T, 2>) {
+    backward_block<T, 2>(g, rules, first, rows, begin, end, memory);
+  } else {
+    backward_block<T, 3>(g, rules, first, rows, begin, end, memory);
+  }
+}
+
+#if defined(ATTN_ENGINE_INSTANCE)
+ATTN_ENGINE_INSTANCE void backward<float>(const gradient_problem<float>& g,
+                                          const gradient_rules<float>& rules, index first,
+                                          index rows, index begin, index end, float* memory);
+ATTN_ENGINE_INSTANCE void backward<double>(const gradient_problem<double>& g,
+                                           const gradient_rules<double>& rules, index first,
+                                           index rows, index begin, index end, double* memory);
+#endif
+
+/// gradient = gradient · change'(before), in loops of fixed width as `change_scores`.
+template <class T, class F>
+void change_gradient(const score_rules<T>& rules, const score_tile<T>& before, index rows,
+                     T* gradient, double* parameters) {
+  if constexpr (!std::is_same_v<F, no_change>) {
+    constexpr int lanes = vec<T>::lanes;
+    const F& change = *static_cast<const F*>(rules.change);
+    for (std::int32_t j = 0; j < before.place.keys; ++j) {
+      if (parameters != nullptr) {
+        for (index w = 0; w < rows; ++w) {
+          const index i = j * before.lanes + w;
+          if (gradient[i] == T(0)) continue;
+          change.add_parameter_gradient(before.scores[i], before.at(w, j), gradient[i], parameters);
+        }
+      }
+      for (index first = 0; first < before.lanes; first += lanes) {
+        const T* s = before.scores + j * before.lanes + first;
+        T* g = gradient + j * before.lanes + first;
+        T changed[lanes];
+        for (int w = 0; w < lanes; ++w)
+          changed[w] = change.derivative(s[w], before.at(first + w, j));
+        for (int w = 0; w < lanes; ++w) {
+          changed[w] = g[w] == T(0) ? T(0) : g[w] * changed[w];
+        }
+        std::memcpy(g, changed, sizeof changed);
+      }
+    }
+  }
+}
+
+template <class T, class F>
+void set_gradient_functions(gradient_rules<T>& rules) {
+  rules.change_gradient = change_gradient<T, F>;
+}
+
+template <class T>
+gradient_functions<T> all_gradient_functions() {
+  return {vec<T>::lanes, keys_a_tile, gradient_memory_size<T>, backward<T>};
+}
