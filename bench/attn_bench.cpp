@@ -36,6 +36,13 @@ constexpr line table[] = {
     {"forward", "double", "1x8x1024x64", "none causal", "1"},
     {"forward", "float", "1x8x1024x64 1x8x4096x64 1x12x197x64", "none", "2"},
     {"forward", "float", "1x8x1024x64", "causal", "2"},
+    // Training: the gradients of query, key and value, counted as 2.5 times the forward pass.
+    {"backward", "float", "1x8x1024x64 1x8x2048x64 1x8x2048x128", "none causal", "1"},
+    {"backward", "float", "1x8x1024x64", "none", "2"},
+    {"backward", "float", "2x8x1024x64", "none bias bias_gradient", "1"},
+    {"backward", "float", "1x8x1024x64", "dropout", "1"},
+    {"backward", "double", "1x8x1024x64", "none", "1"},
+    {"forward", "float", "1x8x1024x64", "dropout", "1"},
     // Sequences of 16 lengths, one after the other in memory.
     {"packed", "float", "16x8x1024x64", "none blhd", "1"},
     // One query a head against a cache, beyond the processor's caches; and appending a token to
@@ -68,6 +75,7 @@ std::vector<std::string> words(const char* text) {
 template <class Scalar>
 void run(benchmark::State& state, bench::benchmark_case& c) {
   if (c.work.what == "forward") return bench::forward<Scalar>(state, c);
+  if (c.work.what == "backward") return bench::backward<Scalar>(state, c);
   if (c.work.what == "naive") return bench::naive<Scalar>(state, c);
   if (c.work.what == "packed") return bench::packed(state, c);
   if (c.work.what == "decode") return bench::decode(state, c);

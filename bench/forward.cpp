@@ -8,6 +8,7 @@ void forward(benchmark::State& state, benchmark_case& c) {
   const workload& w = c.work;
   const inputs<Scalar>& in = inputs_of<Scalar>(w);
   attn::options options{.alignment = attn::bottom_right};
+  if (w.feature == feature::dropout) options.dropout = dropped;
   if (w.threads > 1) options.executor = attn::std_threads(w.threads);
   tensor<Scalar> out({w.batch, w.heads, w.queries, w.width}, w.feature);
   const auto computed = [&](index head, index row, index col) {

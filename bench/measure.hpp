@@ -76,6 +76,7 @@ void with_feature(const workload& w, const inputs<Scalar>& in, const Use& use) {
     case feature::blhd:
     case feature::contiguous:
     case feature::paged16:
+    case feature::dropout:
       return use(attn::none(), attn::identity());
     case feature::causal:
       return use(attn::causal(), attn::identity());
@@ -83,12 +84,17 @@ void with_feature(const workload& w, const inputs<Scalar>& in, const Use& use) {
       return use(attn::sliding_window(window, 0), attn::identity());
     case feature::additive:
       return use(in.bias, attn::identity());
+    case feature::bias:
+    case feature::bias_gradient:
+      return use(attn::heads_view<const Scalar>(in.bias.data(), {1, w.heads, w.queries, w.keys},
+                                                {0, 0, w.keys, 1}),
+                 attn::identity());
     case feature::boolean:
       return use(in.visible, attn::identity());
     case feature::alibi:
       return use(attn::none(), attn::alibi(slope));
     case feature::lambda:
-      return use(attn::none(), [](Scalar s, attn::position at) {
+      return use(attn::none(), [](auto s, attn::position at) {
         return s - Scalar(slope) * Scalar(std::abs(at.query - at.key));
       });
     case feature::softcap:
@@ -99,6 +105,8 @@ void with_feature(const workload& w, const inputs<Scalar>& in, const Use& use) {
 // What a name's first part stands for; instantiated for float and double.
 template <class Scalar>
 void forward(benchmark::State& state, benchmark_case& c);
+template <class Scalar>
+void backward(benchmark::State& state, benchmark_case& c);
 template <class Scalar>
 void stage(benchmark::State& state, benchmark_case& c);
 template <class Scalar>

@@ -31,6 +31,14 @@ foreach(name
         forward/float/1x32:8x1024x128/causal/threads:1
         forward/float/4x8x1024x64/none/threads:1
         forward/float/4x8x1024x64/blhd/threads:1
+        forward/float/1x8x1024x64/dropout/threads:1
+        backward/float/1x8x1024x64/none/threads:1
+        backward/float/1x8x1024x64/none/threads:2
+        backward/float/1x8x2048x64/causal/threads:1
+        backward/float/1x8x2048x128/none/threads:1
+        backward/float/2x8x1024x64/bias/threads:1
+        backward/float/2x8x1024x64/bias_gradient/threads:1
+        backward/double/1x8x1024x64/none/threads:1
         packed/float/16x8x1024x64/none/threads:1/manual_time
         decode/float/1x32:8x1:8192x128/contiguous/threads:1
         decode/float/1x32:8x1:32768x128/paged16/threads:2

@@ -14,7 +14,7 @@
 namespace bench {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, feature>, 12> features = {{
+constexpr std::array<std::pair<std::string_view, feature>, 15> features = {{
     {"none", feature::none},
     {"causal", feature::causal},
     {"window256", feature::window256},
@@ -27,6 +27,9 @@ constexpr std::array<std::pair<std::string_view, feature>, 12> features = {{
     {"blhd", feature::blhd},
     {"contiguous", feature::contiguous},
     {"paged16", feature::paged16},
+    {"dropout", feature::dropout},
+    {"bias", feature::bias},
+    {"bias_gradient", feature::bias_gradient},
 }};
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -55,12 +58,15 @@ double changed(const workload& w, const inputs<Scalar>& in, double s, index i, i
     case feature::blhd:
     case feature::contiguous:
     case feature::paged16:
+    case feature::dropout:
       return s;
     case feature::causal:
       return j <= p ? s : hidden;
     case feature::window256:
       return p - window <= j && j <= p ? s : hidden;
     case feature::additive:
+    case feature::bias:
+    case feature::bias_gradient:
       return s + double{in.bias(i, j)};
     case feature::boolean:
       return in.visible(i, j) ? s : hidden;
@@ -77,6 +83,40 @@ template <class Scalar>
 void fill_with_normal_numbers(Scalar* first, index n, std::mt19937& generator) {
   std::normal_distribution<Scalar> normal;
   std::generate_n(first, n, [&] { return normal(generator); });
+}
+
+/// What dropout multiplies the weight of key j by.
+double kept(const workload& w, index head, index row, index j) {
+  if (w.feature != feature::dropout) return 1;
+  const auto narrow = [](index n) { return static_cast<std::int32_t>(n); };
+  return attn::dropout_factor(dropped, {narrow(head / w.heads), narrow(head % w.heads), narrow(row),
+                                        narrow(w.position(row)), narrow(j)});
+}
+
+/// dq = scale Σ_j P_j (<dO, v_j> - Σ P <dO, v>) k_j for a row, where dO is the query.
+template <class Scalar>
+void add_query_gradient(const workload& w, const inputs<Scalar>& in, index head, index row,
+                        reference_row& result) {
+  const index key_head = w.key_head(head);
+  std::vector<double> products(result.softmax.size());
+  double mean = 0;
+  for (index j = 0; j < w.keys; ++j) {
+    const auto n = static_cast<std::size_t>(j);
+    for (index c = 0; c < w.width; ++c) {
+      products[n] += double{in.query(head, row, c)} * double{in.value(key_head, j, c)};
+    }
+    products[n] *= kept(w, head, row, j);
+    mean += result.softmax[n] * products[n];
+  }
+  result.query_gradient.assign(static_cast<std::size_t>(w.width), 0);
+  for (index j = 0; j < w.keys; ++j) {
+    const auto n = static_cast<std::size_t>(j);
+    const double gradient = result.softmax[n] * (products[n] - mean);
+    for (index c = 0; c < w.width; ++c) {
+      result.query_gradient[static_cast<std::size_t>(c)] +=
+          gradient * double{in.key(key_head, j, c)} / std::sqrt(static_cast<double>(w.width));
+    }
+  }
 }
 
 }  // namespace
@@ -128,7 +168,8 @@ inputs<Scalar>::inputs(const workload& w)
   for (tensor<Scalar>* t : {&query, &key, &value}) {
     fill_with_normal_numbers(t->data(), t->size(), generator);
   }
-  if (w.feature == feature::additive) {
+  if (w.feature == feature::additive || w.feature == feature::bias ||
+      w.feature == feature::bias_gradient) {
     bias.resize(w.queries, w.keys);
     fill_with_normal_numbers(bias.data(), bias.size(), generator);
   }
@@ -164,7 +205,7 @@ template <class Scalar>
 reference_row reference(const workload& w, const inputs<Scalar>& in, index head, index row) {
   const index key_head = w.key_head(head);
   const auto keys = static_cast<std::size_t>(w.keys);
-  reference_row result{std::vector<double>(keys), {}, {}, {}, {}};
+  reference_row result{std::vector<double>(keys), {}, {}, {}, {}, {}};
   for (index j = 0; j < w.keys; ++j) {
     double product = 0;
     for (index c = 0; c < w.width; ++c) {
@@ -189,10 +230,12 @@ reference_row reference(const workload& w, const inputs<Scalar>& in, index head,
   for (index c = 0; c < w.width; ++c) {
     double out = 0;
     for (index j = 0; j < w.keys; ++j) {
-      out += result.softmax[static_cast<std::size_t>(j)] * double{in.value(key_head, j, c)};
+      out += kept(w, head, row, j) * result.softmax[static_cast<std::size_t>(j)] *
+             double{in.value(key_head, j, c)};
     }
     result.weighted_sum.push_back(out);
   }
+  add_query_gradient(w, in, head, row, result);
   return result;
 }
 

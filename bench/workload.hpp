@@ -23,16 +23,20 @@ enum class feature {
   alibi,
   lambda,
   softcap,
-  column_major,  // no mask; query, key and value of each head are column-major
-  blhd,          // no mask; batch, length, heads, width in memory, instead of batch, heads, length
-  contiguous,    // no mask; keys and values in a cache, side by side
-  paged16,       // the same in pages of 16 tokens
+  column_major,   // no mask; query, key and value of each head are column-major
+  blhd,           // no mask; batch, length, heads, width in memory, instead of batch, heads, length
+  contiguous,     // no mask; keys and values in a cache, side by side
+  paged16,        // the same in pages of 16 tokens
+  dropout,        // of one weight in ten
+  bias,           // a bias for each head that all sequences share
+  bias_gradient,  // the same, and its gradient is asked for
 };
 
 // The numbers of the features.
 inline constexpr index window = 256;
 inline constexpr double slope = 0.1;
 inline constexpr double cap = 30;
+inline constexpr attn::dropout dropped{.probability = 0.1, .seed = 1};
 
 struct workload {
   std::string name;  // what/type/batch×heads×length×d/feature/threads:n
@@ -101,7 +105,7 @@ struct inputs {
   tensor<Scalar> query;
   tensor<Scalar> key;
   tensor<Scalar> value;
-  row_major<Scalar> bias;
+  row_major<Scalar> bias;  // the same for every head
   row_major<bool> visible;
 };
 
@@ -120,6 +124,7 @@ struct reference_row {
   std::vector<double> mask;  // and score change
   std::vector<double> softmax;
   std::vector<double> weighted_sum;
+  std::vector<double> query_gradient;  // where the query is what came back for the result
 };
 
 template <class Scalar>

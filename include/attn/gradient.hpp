@@ -10,6 +10,22 @@ namespace attn {
 namespace detail {
 inline namespace ATTN_BUILD_NAMESPACE {
 
+template <class T>
+void set_zero(const heads_view<T>& view) {
+  if (view.shape().size() == 0) return;
+  for (index b = 0; b < view.batch(); ++b) {
+    for (index h = 0; h < view.heads(); ++h) {
+      auto head = view.head(b, h);
+      if (view.strides().col != 1) {
+        head.setZero();
+        continue;
+      }
+      // By rows: Eigen does not know that their elements lie side by side.
+      for (index i = 0; i < view.length(); ++i) std::fill_n(&head(i, 0), view.width(), T(0));
+    }
+  }
+}
+
 /// How a backward pass was called: on matrices or on heads.
 enum class given_as { matrices, heads };
 
@@ -73,9 +89,7 @@ class gradient_pass {
     views_.value = open(to_.value, value_shape_, as_heads_);
     views_.bias = open(to_.bias, bias_.shape, bias_.of_heads);
     for (const heads_view<T>& view : {views_.query, views_.key, views_.value, views_.bias}) {
-      for (index b = 0; b < view.batch(); ++b) {
-        for (index h = 0; h < view.heads(); ++h) view.head(b, h).setZero();
-      }
+      set_zero(view);
     }
 
     workspace own;

@@ -90,8 +90,9 @@ inline index parts_of(const call_shape& shape) {
 ///
 /// A task is a key head of a sequence and a part of its keys; in round r it goes over part
 /// (n + r) mod parts of the queries. So no two tasks of a round add to the same gradients, and what
-/// is added to a number comes in one order, whoever runs the tasks. Where sequences or heads share
-/// what is added to, they have rounds of their own.
+/// is added to a number comes in one order, whoever runs the tasks. Sequences or heads that share
+/// what is added to belong to one task, which takes a few blocks of queries of each in turn: what
+/// they share stays in the cache.
 template <class T, class Stored>
 class backward_call {
  public:
@@ -102,8 +103,11 @@ class backward_call {
         key_starts_(key_starts),
         group_(forward.stored.heads() == 0 ? 0 : forward.query.heads() / forward.stored.heads()) {
     for (index b = 0; b < forward.batch(); ++b) {
-      parts_ = std::max(parts_, parts_of(forward.shape(b)));
+      const call_shape shape = forward.shape(b);
+      longest_.queries = std::max(longest_.queries, shape.queries);
+      longest_.keys = std::max(longest_.keys, shape.keys);
     }
+    parts_ = parts_of(longest_);
     const auto serves_all = [&](const heads_view<T>& view) {
       return view.shape().size() > 0 && view.batch() == 1;
     };
@@ -155,52 +159,65 @@ class backward_call {
   void run(const kernel::gradient_functions<T>& engine, const kernel::gradient_rules<T>& rules,
            workspace& memory, double* parameters, index count) const {
     const index batch = forward_.batch(), key_heads = forward_.stored.heads();
-    const index at_once = share_batch_ ? 1 : batch;
-    const index heads_at_once = share_heads_ ? 1 : key_heads;
     index numbers = 0;
     for (index b = 0; b < batch && key_heads > 0; ++b) {
       numbers = std::max(numbers, engine.memory_size(problem(b, 0)));
     }
-    for (index first_b = 0; first_b < batch; first_b += at_once) {
-      for (index first_h = 0; first_h < key_heads; first_h += heads_at_once) {
-        for (index round = 0; round < parts_; ++round) {
-          run_tasks<1024>(at_once * heads_at_once * parts_,
-                          static_cast<std::size_t>(numbers) * sizeof(T), memory,
-                          forward_.options.executor, [&](index i, void* where) {
-                            const index n = i % parts_;
-                            const index h = first_h + i / parts_ % heads_at_once;
-                            const index b = first_b + i / parts_ / heads_at_once;
-                            run_task(engine, rules, {b, h, n, round}, parameters, count,
-                                     static_cast<T*>(where));
-                          });
-        }
-      }
+    const index batches = share_batch_ ? 1 : batch;
+    const index groups = share_heads_ ? 1 : key_heads;
+    for (index round = 0; round < parts_; ++round) {
+      run_tasks<1024>(batches * groups * parts_, static_cast<std::size_t>(numbers) * sizeof(T),
+                      memory, forward_.options.executor, [&](index i, void* where) {
+                        run_task(engine, rules, task_at(i, round), parameters, count,
+                                 static_cast<T*>(where));
+                      });
     }
   }
 
  private:
+  /// Sequences and query heads [first, last), and parts of their keys and queries.
   struct task {
-    index batch, key_head, part, round;
+    index first_batch, last_batch, first_head, last_head, part, round;
   };
+
+  [[nodiscard]] task task_at(index i, index round) const {
+    const index heads = forward_.query.heads();
+    const index groups = share_heads_ ? 1 : forward_.stored.heads();
+    const index h = i / parts_ % groups * group_;
+    const index b = i / parts_ / groups;
+    return {share_batch_ ? 0 : b,
+            share_batch_ ? forward_.batch() : b + 1,
+            h,
+            share_heads_ ? heads : h + group_,
+            i % parts_,
+            round};
+  }
 
   void run_task(const kernel::gradient_functions<T>& engine, const kernel::gradient_rules<T>& rules,
                 const task& of, double* parameters, index count, T* memory) const {
-    const call_shape shape = forward_.shape(of.batch);
+    const bool shares = share_batch_ || share_heads_;
+    const call_shape shape = share_batch_ ? longest_ : forward_.shape(of.first_batch);
     const index parts = parts_of(shape);
     if (of.part >= parts || of.round >= parts) return;
-    const index queries = (of.part + of.round) % parts;
-    const kernel::row_blocks blocks{shape.queries, engine.lanes};
     const index tiles = (shape.keys + engine.keys_a_tile - 1) / engine.keys_a_tile;
     const index begin = tiles * of.part / parts * engine.keys_a_tile;
-    const index end =
-        std::min<index>(tiles * (of.part + 1) / parts * engine.keys_a_tile, shape.keys);
-    if (begin >= end) return;
-    for (index h = of.key_head * group_; h < (of.key_head + 1) * group_; ++h) {
-      kernel::gradient_problem<T> g = problem(of.batch, h);
-      if (count > 0) g.parameters = parameters + parameter_task(of.batch, h, of.part) * count;
-      for (index n = blocks.count() * queries / parts; n < blocks.count() * (queries + 1) / parts;
-           ++n) {
-        engine.backward(g, rules, blocks.start(n), blocks.size(n), begin, end, memory);
+    const index end = tiles * (of.part + 1) / parts * engine.keys_a_tile;
+    const kernel::row_blocks blocks{shape.queries, engine.lanes};
+    const index queries = (of.part + of.round) % parts;
+    const index last = blocks.count() * (queries + 1) / parts;
+    const index step = shares ? 4 : last + 1;
+    for (index n = blocks.count() * queries / parts; n < last; n += step) {
+      for (index b = of.first_batch; b < of.last_batch; ++b) {
+        for (index h = of.first_head; h < of.last_head; ++h) {
+          kernel::gradient_problem<T> g = problem(b, h);
+          if (count > 0) g.parameters = parameters + parameter_task(b, h, of.part) * count;
+          const index last_key = std::min<index>(end, g.p.shape.keys);
+          for (index i = n; i < std::min(n + step, last) && begin < last_key; ++i) {
+            const index first = blocks.start(i);
+            const index rows = std::min(blocks.size(i), g.p.shape.queries - first);
+            if (rows > 0) engine.backward(g, rules, first, rows, begin, last_key, memory);
+          }
+        }
       }
     }
   }
@@ -209,6 +226,7 @@ class backward_call {
   const gradient_views<T>& views_;
   integers key_starts_;
   index group_ = 0;
+  call_shape longest_;
   index parts_ = 1;
   bool share_batch_ = false;
   bool share_heads_ = false;

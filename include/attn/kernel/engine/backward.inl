@@ -54,10 +54,12 @@ ATTN_NOINLINE void add_bias_gradient(const gradient_block<T>& block, const tile&
       index j = 0;
       for (; j + side <= t.keys; j += side) {
         transpose(gradient + j * block.lanes + done, block.lanes, square, side);
+        // All are read before one is written: rows may lie a multiple of 4 KiB apart, and a
+        // processor takes a write so far from a read for one that may overlap it.
         for (index r = 0; r < side; ++r) {
-          T* sum = to.at(done + r, j);
-          store(sum, load(sum) + load(square + r * side));
+          store(square + r * side, load(square + r * side) + load(to.at(done + r, j)));
         }
+        for (index r = 0; r < side; ++r) store(to.at(done + r, j), load(square + r * side));
       }
       for (; j < t.keys; ++j) {
         for (index r = done; r < done + side; ++r) *to.at(r, j) += gradient[j * block.lanes + r];
@@ -66,6 +68,30 @@ ATTN_NOINLINE void add_bias_gradient(const gradient_block<T>& block, const tile&
   }
   for (index j = 0; j < t.keys; ++j) {
     for (index r = done; r < block.rows; ++r) *to.at(r, j) += gradient[j * block.lanes + r];
+  }
+}
+
+/// dP = V dOᵀ for a tile. Meanwhile asks for the lines of memory that gradients of a bias will be
+/// added to: they lie in as many places as there are rows.
+template <class T, int Vectors>
+void weight_gradients(const gradient_block<T>& block, const tile& t) {
+  const gradient_problem<T>& g = block.g;
+  const strided<const T> value = g.p.memory.value_at(t.key);
+  const index ahead = 2 * rows_at_once * value.row_stride;
+  const index step = g.bias.data == nullptr ? t.keys : rows_at_once;
+  constexpr index line = 64 / sizeof(T);
+  const index rows_a_step = (block.rows * step + t.keys - 1) / t.keys;
+  index row = 0;
+  for (index j = 0; j < t.keys; j += step) {
+    product<T, rows_at_once, Vectors, false>(
+        value.from(j, 0), std::min<index>(step, t.keys - j), ahead, g.p.value_depth,
+        block.at.out_gradient, block.lanes, block.at.gradient + j * block.lanes, block.lanes);
+    if (g.bias.data == nullptr) continue;
+    for (const index end = std::min(row + rows_a_step, block.rows); row < end; ++row) {
+      for (index key = 0; key < t.keys; key += line) {
+        prefetch(g.bias.at(t.row + row, t.key), key * g.bias.col_stride);
+      }
+    }
   }
 }
 
@@ -163,9 +189,7 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
   T factor = p.scale;
   product<T, rows_at_once, Vectors, false>(key, t.keys, 2 * rows_at_once * key.row_stride, p.depth,
                                            at.query, s.lanes, at.scores, s.lanes);
-  product<T, rows_at_once, Vectors, false>(value, t.keys, 2 * rows_at_once * value.row_stride,
-                                           p.value_depth, at.out_gradient, s.lanes, at.gradient,
-                                           s.lanes);
+  weight_gradients<T, Vectors>(block, t);
   if (scores.changes) {
     const vec<T> unit = broadcast(factor);
     for (index i = 0; i < t.keys * s.lanes; i += vec<T>::lanes) {
@@ -180,7 +204,7 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
   {
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
     if (p.dropout) {
-      write_kept<T>(s, p.dropout, static_cast<T>(p.dropout.factor), at.kept);
+      write_factors<factors_are::written>(s, p.dropout, at.kept);
       if (masked) {
         softmax_gradient<T, Vectors, true, true>(at, t.keys, factor, scores.biased);
       } else {

@@ -125,7 +125,7 @@ void attend(const query_block<T>& block, care with) {
       absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
                          softmax_state<T>{at.highest, at.sum, at.factor});
     }
-    if (p.dropout) drop(s, p.dropout, at.mask);
+    if (p.dropout) write_factors<factors_are::multiplied>(s, p.dropout, at.scores);
     if (with != care::none) {
       weighted_sum_with_care<T, Vectors>(block, s, with);
     } else {

@@ -134,22 +134,25 @@ ATTN_INLINE void transpose(const double* from, index from_stride, double* to, in
   }
 }
 
-/// 32-bit words, each in the low half of 64 bits; what is in the high half does not count.
+/// 8 words of 32 bits.
 struct words {
-  static constexpr int lanes = 4;
+  static constexpr int lanes = 8;
   __m256i v;
 };
-ATTN_INLINE words load_words(const std::uint32_t* p) {
-  return {_mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+ATTN_INLINE words load(const std::uint32_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
 }
-ATTN_INLINE void store_words(std::uint32_t* p, words a) {
-  const __m256i low = _mm256_permutevar8x32_epi32(a.v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(low));
+ATTN_INLINE void store(std::uint32_t* p, words a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
 }
-ATTN_INLINE words broadcast_word(std::uint32_t x) { return {_mm256_set1_epi64x(x)}; }
-/// All 64 bits of the product.
-ATTN_INLINE words multiply(words a, words b) { return {_mm256_mul_epu32(a.v, b.v)}; }
-ATTN_INLINE words high_half(words a) { return {_mm256_srli_epi64(a.v, 32)}; }
+ATTN_INLINE words broadcast(std::uint32_t x) { return {_mm256_set1_epi32(static_cast<int>(x))}; }
 ATTN_INLINE words exclusive_or(words a, words b, words c) {
   return {_mm256_xor_si256(_mm256_xor_si256(a.v, b.v), c.v)};
+}
+/// The upper and the lower half of each product: those of even and of odd lanes are formed apart.
+ATTN_INLINE void multiply(words a, words b, words& high, words& low) {
+  const __m256i even = _mm256_mul_epu32(a.v, b.v);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), b.v);
+  high.v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0b10101010);
+  low.v = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0b10101010);
 }

@@ -202,22 +202,23 @@ ATTN_INLINE vec<double> sum_each(const vec<double>* x) {
                         _mm512_maskz_shuffle_f64x2(all8, halves[0], halves[1], 0xdd))};
 }
 
-/// 32-bit words, each in the low half of 64 bits; what is in the high half does not count.
+/// 16 words of 32 bits.
 struct words {
-  static constexpr int lanes = 8;
+  static constexpr int lanes = 16;
   __m512i v;
 };
-ATTN_INLINE words load_words(const std::uint32_t* p) {
-  return {
-      _mm512_maskz_cvtepu32_epi64(all8, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
-ATTN_INLINE void store_words(std::uint32_t* p, words a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi64_epi32(all8, a.v));
-}
-ATTN_INLINE words broadcast_word(std::uint32_t x) { return {_mm512_set1_epi64(x)}; }
-/// All 64 bits of the product.
-ATTN_INLINE words multiply(words a, words b) { return {_mm512_maskz_mul_epu32(all8, a.v, b.v)}; }
-ATTN_INLINE words high_half(words a) { return {_mm512_maskz_srli_epi64(all8, a.v, 32)}; }
+ATTN_INLINE words load(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+ATTN_INLINE void store(std::uint32_t* p, words a) { _mm512_storeu_si512(p, a.v); }
+ATTN_INLINE words broadcast(std::uint32_t x) { return {_mm512_set1_epi32(static_cast<int>(x))}; }
 ATTN_INLINE words exclusive_or(words a, words b, words c) {
-  return {_mm512_ternarylogic_epi64(a.v, b.v, c.v, 0x96)};
+  return {_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96)};
+}
+/// The upper and the lower half of each product: those of even and of odd lanes are formed apart.
+ATTN_INLINE void multiply(words a, words b, words& high, words& low) {
+  constexpr auto swap = static_cast<_MM_PERM_ENUM>(0b10110001);
+  const __m512i odd_lanes = _mm512_maskz_shuffle_epi32(all16, a.v, swap);
+  const __m512i even = _mm512_maskz_mul_epu32(all8, a.v, b.v);
+  const __m512i odd = _mm512_maskz_mul_epu32(all8, odd_lanes, b.v);
+  high.v = _mm512_mask_shuffle_epi32(odd, 0x5555, even, swap);
+  low.v = _mm512_mask_shuffle_epi32(even, 0xaaaa, odd, swap);
 }

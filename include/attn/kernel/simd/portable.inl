@@ -135,27 +135,27 @@ ATTN_INLINE void transpose(const T* from, index from_stride, T* to, index to_str
   }
 }
 
-/// 32-bit words, each in the low half of 64 bits; what is in the high half does not count.
+/// 4 words of 32 bits.
 struct words {
-  static constexpr int lanes = 2;
-  std::uint64_t v[lanes];
+  static constexpr int lanes = 4;
+  std::uint32_t v[lanes];
 };
-ATTN_INLINE words load_words(const std::uint32_t* p) { return {{p[0], p[1]}}; }
-ATTN_INLINE void store_words(std::uint32_t* p, words a) {
-  for (int i = 0; i < words::lanes; ++i) p[i] = static_cast<std::uint32_t>(a.v[i]);
-}
-ATTN_INLINE words broadcast_word(std::uint32_t x) { return {{x, x}}; }
-/// All 64 bits of the product.
-ATTN_INLINE words multiply(words a, words b) {
-  constexpr std::uint64_t low = 0xffffffff;
-  for (int i = 0; i < words::lanes; ++i) a.v[i] = (a.v[i] & low) * (b.v[i] & low);
+ATTN_INLINE words load(const std::uint32_t* p) {
+  words a;
+  std::memcpy(a.v, p, sizeof a.v);
   return a;
 }
-ATTN_INLINE words high_half(words a) {
-  for (int i = 0; i < words::lanes; ++i) a.v[i] >>= 32;
-  return a;
-}
+ATTN_INLINE void store(std::uint32_t* p, words a) { std::memcpy(p, a.v, sizeof a.v); }
+ATTN_INLINE words broadcast(std::uint32_t x) { return {{x, x, x, x}}; }
 ATTN_INLINE words exclusive_or(words a, words b, words c) {
   for (int i = 0; i < words::lanes; ++i) a.v[i] ^= b.v[i] ^ c.v[i];
   return a;
+}
+/// The upper and the lower half of each product.
+ATTN_INLINE void multiply(words a, words b, words& high, words& low) {
+  for (int i = 0; i < words::lanes; ++i) {
+    const std::uint64_t product = std::uint64_t{a.v[i]} * b.v[i];
+    high.v[i] = static_cast<std::uint32_t>(product >> 32);
+    low.v[i] = static_cast<std::uint32_t>(product);
+  }
 }
