@@ -30,6 +30,7 @@
 #include <attn/score_mod.hpp>
 #include <attn/stages.hpp>
 #include <attn/stored_keys.hpp>
+#include <attn/tangent.hpp>
 #include <attn/varlen.hpp>
 #include <attn/version.hpp>
 #include <attn/workspace.hpp>

@@ -13,4 +13,6 @@
 #include <attn/kernel/engine/product.inl>
 #include <attn/kernel/engine/gradient_block.inl>
 #include <attn/kernel/engine/backward.inl>
+#include <attn/kernel/engine/tangent.inl>
+#include <attn/kernel/engine/change_gradient.inl>
 // clang-format on

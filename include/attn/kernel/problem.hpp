@@ -175,6 +175,18 @@ struct gradient_problem {
   double* parameters = nullptr;  // of the score change
 };
 
+/// One head of attention and a direction in which its inputs change. What does not change has no
+/// memory.
+template <class T>
+struct tangent_problem {
+  problem<T> p;
+  strided<const T> query;  // queries x depth
+  strided<const T> key;    // keys x depth
+  strided<const T> value;  // keys x value_depth
+  strided<T> out;          // queries x value_depth: what the result changes by,
+  strided<T> log_sum_exp;  // queries x 1: and its log-sum-exp
+};
+
 /// The engine, as compiled for one instruction set.
 template <class T>
 struct engine_functions {
@@ -200,6 +212,11 @@ struct gradient_functions {
   /// at a tile, add to the gradients.
   void (*backward)(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first,
                    index rows, index begin, index end, T* memory);
+  /// Numbers that `tangent` needs to work in.
+  index (*tangent_memory_size)(const problem<T>& p);
+  /// Rows [first, first + rows) of the result and of its tangent, a block of `row_blocks`.
+  void (*tangent)(const tangent_problem<T>& d, const gradient_rules<T>& rules, index first,
+                  index rows, T* memory);
 };
 
 /// Memory for the engine starts at a multiple of this many bytes.

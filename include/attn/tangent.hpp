@@ -1,0 +1,244 @@
+// Forward-mode differentiation of attention: its result and what that changes by where query, key
+// and value change by given tangents, in one pass over keys and values.
+#pragma once
+
+#include <attn/gradient.hpp>
+
+namespace attn {
+
+/// What query, key and value change by, each in the shape of its own; what is left empty does not
+/// change.
+struct tangents {
+  input key = {};
+  input query = {};
+  input value = {};
+};
+
+/// `auto [out, out_tangent, log_sum_exp_tangent] = …`
+template <class Out, class Lse>
+struct with_tangent {
+  Out out;
+  Out out_tangent;
+  Lse log_sum_exp_tangent;
+};
+
+namespace detail {
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// The views of a call in a direction.
+template <class T>
+struct tangent_views {
+  heads_view<const T> query, key, value;
+  heads_view<T> out, out_tangent, log_sum_exp, log_sum_exp_tangent;
+};
+
+template <class T>
+heads_view<const T> tangent_view(std::string_view name, const input& given,
+                                 const heads_shape& shape, bool as_heads) {
+  if (given) given.check<T>(name, shape, as_heads);
+  return given.view<T>(shape);
+}
+
+/// Runs a checked call.
+template <class T, class M, class F>
+void attend_with_tangents(const heads_call<T, viewed_keys<T>>& call, const tangent_views<T>& views,
+                          const M& mask, const F& score_mod) {
+  const simd set = instruction_set();
+  const auto engine = kernel::gradient_engine_on<T>(set);
+  const auto change = for_kernel(score_mod);
+  const auto rules = kernel::make_gradient_rules<T>(set, mask, change);
+  const index heads = call.query.heads();
+  const kernel::row_blocks most{call.query.length(), engine.lanes};
+  const index blocks = most.count();
+  if (call.batch() * heads * blocks == 0) return;
+  index numbers = 0;
+  for (index b = 0; b < call.batch(); ++b) {
+    numbers = std::max(numbers, engine.tangent_memory_size(call(b).first));
+  }
+  const auto problem = [&](index b, index h) {
+    const sequence_call<T> s = call(b);
+    kernel::tangent_problem<T> d;
+    d.p = s.head(h);
+    const auto of_query = [&](const auto& view) {
+      return call.of_sequence(view, b).moved(h * view.strides().head);
+    };
+    const auto of_key = [&](const heads_view<const T>& view) {
+      return strided_view(view).moved((view.batch() == 1 ? 0 : b * view.strides().batch) +
+                                      h / s.group() * view.strides().head);
+    };
+    d.query = of_query(views.query);
+    d.key = of_key(views.key);
+    d.value = of_key(views.value);
+    d.out = of_query(views.out_tangent);
+    d.log_sum_exp = of_query(views.log_sum_exp_tangent);
+    return d;
+  };
+  workspace own;
+  workspace& memory = call.options.workspace != nullptr ? *call.options.workspace : own;
+  run_tasks<1024>(call.batch() * heads * blocks, static_cast<std::size_t>(numbers) * sizeof(T),
+                  memory, call.options.executor, [&](index i, void* where) {
+                    const auto d = problem(i / blocks / heads, i / blocks % heads);
+                    const kernel::row_blocks own_blocks{d.p.shape.queries, engine.lanes};
+                    const index n = i % blocks;
+                    if (n >= own_blocks.count()) return;
+                    engine.tangent(d, rules, own_blocks.start(n), own_blocks.size(n),
+                                   static_cast<T*>(where));
+                  });
+}
+
+/// `open(views)` opens the outputs, once all is checked.
+template <class T, class M, class F, class Open>
+void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
+                          const heads_view<const T>& key, const heads_view<const T>& value,
+                          const M& mask, const F& score_mod, const options& options, given_as form,
+                          const Open& open) {
+  check_batch_and_lengths(query, key, value, options);
+  const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
+  heads_call<T, viewed_keys<T>> call{query, stored, options};
+  check_heads(call, "key");
+  check_rules(call, key.length(), mask, score_mod);
+  require(!options.weights, "options.weights is not for calls with tangents");
+  const bool as_heads = form == given_as::heads;
+  tangent_views<T> views;
+  views.query = tangent_view<T>("tangents.query", by.query, query.shape(), as_heads);
+  views.key = tangent_view<T>("tangents.key", by.key, key.shape(), as_heads);
+  views.value = tangent_view<T>("tangents.value", by.value, value.shape(), as_heads);
+  open(views);
+  call.out = views.out;
+  call.log_sum_exp = views.log_sum_exp;
+  set_zero(views.out_tangent);
+  set_zero(views.log_sum_exp_tangent);
+  attend_with_tangents(call, views, mask, score_mod);
+  fill_beyond_lengths(call);
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace detail
+
+inline namespace ATTN_BUILD_NAMESPACE {
+
+/// `scaled_dot_product_attention` for one head and its derivative in a direction (a
+/// Jacobian-vector product): with the names of the formula there, a dot for what a number changes
+/// by, and ẋ = scale (<q̇_i, k_j> + <q_i, k̇_j>),
+///
+///     ṡ_ij = score_mod'(x_ij) ẋ_ij                 0 where the mask hides (i, j)
+///     μ_i  = Σ_j P_ij ṡ_ij                         what the log-sum-exp changes by
+///     Ȯ_i  = Σ_j P_ij (ṡ_ij v_j + v̇_j) - μ_i O_i
+///
+/// in one pass, in memory that does not grow with the lengths. Score changes need a derivative, as
+/// for `scaled_dot_product_attention_backward`; masks, biases and sinks do not change. With
+/// dropout, the same weights are left out of both. Where a query sees no key, all is 0.
+///
+/// Returns out and out_tangent (Lq x dv) and log_sum_exp_tangent (Lq x 1). options.log_sum_exp is
+/// written as ever; weights are refused. float and double. Throws std::invalid_argument as the
+/// forward pass does, and where a tangent has not the shape and type of what it is for.
+template <class Q, class K, class V, class M, class F>
+  requires(!std::is_same_v<F, options>)
+auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase<Q>& query,
+                                      const Eigen::DenseBase<K>& key,
+                                      const Eigen::DenseBase<V>& value, M&& mask,
+                                      const F& score_mod, const attn::options& options = {}) {
+  using T = typename Q::Scalar;
+  detail::require_gradient_type<T>();
+  detail::require_fitting_types<Q, K, V>();
+  const auto& seen = as_mask(mask);
+  detail::checked_shape<T>(query, key, value, seen, score_mod, options, {});
+  const auto& q = detail::evaluated(query.derived());
+  const auto& k = detail::evaluated(key.derived());
+  const auto& v = detail::evaluated(value.derived());
+  detail::require_apart<T, T>({}, options, q, k, v);
+  using matrix = detail::rows_by_cols<T, Q, V>;
+  using vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+  with_tangent<matrix, vector> result;
+  result.out.resize(query.rows(), value.cols());
+  result.out_tangent.resize(query.rows(), value.cols());
+  result.log_sum_exp_tangent.resize(query.rows());
+  const auto view = []<class E>(E* data, const auto& m) {
+    return heads_view<E>(data, {1, 1, m.rows(), m.cols()}, {0, 0, m.rowStride(), m.colStride()});
+  };
+  const auto open = [&](detail::tangent_views<T>& views) {
+    views.out = view(result.out.data(), result.out);
+    views.out_tangent = view(result.out_tangent.data(), result.out_tangent);
+    views.log_sum_exp_tangent = view(result.log_sum_exp_tangent.data(), result.log_sum_exp_tangent);
+    if (!options.log_sum_exp) return;
+    auto lse = options.log_sum_exp.template open<T>(query.rows(), 1);
+    views.log_sum_exp = view(lse.data(), lse);
+  };
+  detail::attend_with_tangents<T>(by, view(q.data(), q), view(k.data(), k), view(v.data(), v), seen,
+                                  score_mod, options, detail::given_as::matrices, open);
+  return result;
+}
+
+/// The same without a score change.
+template <class Q, class K, class V, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase<Q>& query,
+                                      const Eigen::DenseBase<K>& key,
+                                      const Eigen::DenseBase<V>& value, M&& mask,
+                                      const attn::options& options = {}) {
+  return scaled_dot_product_attention_jvp(by, query, key, value, mask, identity{}, options);
+}
+
+/// The same without a mask.
+template <class Q, class K, class V>
+auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase<Q>& query,
+                                      const Eigen::DenseBase<K>& key,
+                                      const Eigen::DenseBase<V>& value,
+                                      const attn::options& options = {}) {
+  return scaled_dot_product_attention_jvp(by, query, key, value, none{}, identity{}, options);
+}
+
+/// The same for many heads of many sequences: tangents are views or arrays, and heads_arrays are
+/// returned.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
+  requires(!std::is_same_v<F, options>)
+auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
+                                      const V& value, M&& mask, const F& score_mod,
+                                      const attn::options& options = {}) {
+  detail::require_one_scalar<Q, K, V>();
+  using T = detail::heads_scalar<Q>;
+  detail::require_gradient_type<T>();
+  const auto q = detail::as_heads(query);
+  const auto k = detail::as_heads(key);
+  const auto v = detail::as_heads(value);
+  heads_shape shape = q.shape();
+  shape.width = 1;
+  detail::heads_outputs outputs;
+  outputs.add_input("query", q);
+  outputs.add_input("key", k);
+  outputs.add_input("value", v);
+  outputs.check<T>("options.log_sum_exp", options.log_sum_exp, shape);
+  with_tangent<heads_array<T>, heads_array<T>> result;
+  const auto open = [&](detail::tangent_views<T>& views) {
+    result.log_sum_exp_tangent.resize(shape);
+    views.log_sum_exp_tangent = result.log_sum_exp_tangent.view();
+    views.log_sum_exp = options.log_sum_exp.template open<T>(shape);
+    heads_shape of_out = shape;
+    of_out.width = v.width();
+    result.out.resize(of_out, detail::order_of(q));
+    result.out_tangent.resize(of_out, detail::order_of(q));
+    views.out = result.out.view();
+    views.out_tangent = result.out_tangent.view();
+  };
+  detail::attend_with_tangents<T>(by, q, k, v, as_mask(mask), score_mod, options,
+                                  detail::given_as::heads, open);
+  return result;
+}
+
+/// The same without a score change.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
+  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
+                                      const V& value, M&& mask, const attn::options& options = {}) {
+  return scaled_dot_product_attention_jvp(by, query, key, value, mask, identity{}, options);
+}
+
+/// The same without a mask.
+template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
+                                      const V& value, const attn::options& options = {}) {
+  return scaled_dot_product_attention_jvp(by, query, key, value, none{}, identity{}, options);
+}
+
+}  // namespace ATTN_BUILD_NAMESPACE
+}  // namespace attn
