@@ -162,18 +162,21 @@ TEST_CASE("what masks and score changes learn", "[layer]") {
   generator g(3);
   fill(layer, g, 1);
   const numbers x = any_numbers(5, 4), weights = any_numbers(5, 4, 9);
-  numbers bias = any_numbers(5, 5, 4), table = any_numbers(2, 9, 5);
+  numbers bias = any_numbers(5, 5, 4), table = any_numbers(2, 9, 5), sinks = any_numbers(1, 2, 6);
+  const Eigen::Map<const Eigen::VectorXd> sink(sinks.data(), 2);
+  const attn::options options{.sink = sink};
   const auto loss = [&] {
-    return layer(x, x, x, bias, attn::relative_bias(table)).cwiseProduct(weights).sum();
+    return layer(x, x, x, bias, attn::relative_bias(table), options).cwiseProduct(weights).sum();
   };
-  numbers of_bias, of_table;
-  const auto [out, tape] = layer.forward(x, bias, attn::relative_bias(table));
-  layer.backward(tape, weights, bias, attn::relative_bias(table), {},
-                 {.bias = of_bias, .relative_bias = of_table});
-  CHECK(farthest(Eigen::Ref<numbers>(bias), of_bias, loss) <
-        tolerance::central_difference(tolerance::eps<double>()));
-  CHECK(farthest(Eigen::Ref<numbers>(table), of_table, loss) <
-        tolerance::central_difference(tolerance::eps<double>()));
+  numbers of_bias, of_table, of_sinks;
+  const auto [out, tape] = layer.forward(x, bias, attn::relative_bias(table), options);
+  layer.backward(tape, weights, bias, attn::relative_bias(table), options,
+                 {.bias = of_bias, .relative_bias = of_table, .sink = of_sinks});
+  const double allowed = tolerance::central_difference(tolerance::eps<double>());
+  CHECK(farthest(Eigen::Ref<numbers>(bias), of_bias, loss) < allowed);
+  CHECK(farthest(Eigen::Ref<numbers>(table), of_table, loss) < allowed);
+  CHECK(farthest(Eigen::Ref<numbers>(sinks), of_sinks.transpose(), loss) < allowed);
+  CHECK(of_sinks.cwiseAbs().minCoeff() > 0.001);
 }
 
 TEMPLATE_TEST_CASE("forward is the call", "[layer]", float, double) {
