@@ -52,8 +52,9 @@ struct model {
 
   matrix embedded(const sequences& of) const {
     matrix x(of.tokens.size(), width);
-    for (attn::index i = 0; i < x.rows(); ++i)
+    for (attn::index i = 0; i < x.rows(); ++i) {
       x.row(i) = token.row(of.tokens(i)) + place.row(i % length);
+    }
     return x;
   }
 
