@@ -21,6 +21,7 @@
 #include <attn/math.hpp>
 #include <attn/merge.hpp>
 #include <attn/multi_head_attention.hpp>
+#include <attn/multi_head_attention_gradient.hpp>
 #include <attn/options.hpp>
 #include <attn/output.hpp>
 #include <attn/paged_cache.hpp>

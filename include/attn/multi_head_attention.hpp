@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <array>
 #include <attn/heads_attention.hpp>
+#include <attn/multi_head_attention_gradient.hpp>
 #include <attn/projection.hpp>
 #include <attn/varlen.hpp>
 #include <cstdint>
@@ -59,8 +60,11 @@ struct output_with_weights {
 /// projection as one matrix; biases 0. For keys and values as wide as the queries this is not what
 /// PyTorch draws: there, query, key and value are one (3 width, width) matrix, so with bound
 /// √(6 / (4 width)), and the output has √(1 / width), where each has √(6 / (2 width)) here.
+///
+/// To train it, `auto [out, tape] = layer.forward(x, mask)` and `layer.backward(tape, out_gradient,
+/// mask)`: see `trainable` in multi_head_attention_gradient.hpp, where they stand.
 template <class Scalar>
-class multi_head_attention {
+class multi_head_attention : public detail::trainable<multi_head_attention<Scalar>, Scalar> {
  public:
   using matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
@@ -213,6 +217,7 @@ class multi_head_attention {
 
  private:
   using projection = detail::projection<Scalar>;
+  friend detail::trainable<multi_head_attention, Scalar>;
 
   static multi_head_attention_options checked(multi_head_attention_options shape) {
     detail::require_at_least_1("width", shape.width);
@@ -248,45 +253,51 @@ class multi_head_attention {
                     ": it should not be given");
   }
 
+  /// `whose`: before the names, in messages.
   template <class Q, class K, class V>
-  void check_inputs(const Q& query, const K& key, const V& value) const {
+  void check_inputs(const Q& query, const K& key, const V& value,
+                    std::string_view whose = "") const {
     detail::require_scalar<Scalar, Q, K, V>();
-    detail::require(query.cols() == width(), "query has ", query.cols(),
+    detail::require(query.cols() == width(), whose, "query has ", query.cols(),
                     " columns, the layer has width ", width());
-    detail::require(key.cols() == key_width(), "key has ", key.cols(),
+    detail::require(key.cols() == key_width(), whose, "key has ", key.cols(),
                     " columns, the layer has key_width ", key_width());
-    detail::require(value.cols() == value_width(), "value has ", value.cols(),
+    detail::require(value.cols() == value_width(), whose, "value has ", value.cols(),
                     " columns, the layer has value_width ", value_width());
-    detail::require(value.rows() == key.rows(), "value has ", value.rows(), " rows, key has ",
-                    key.rows());
+    detail::require(value.rows() == key.rows(), whose, "value has ", value.rows(),
+                    " rows, key has ", key.rows());
   }
 
-  /// `attention(out, query, key, value)`: all heads, side by side in each.
-  template <class Q, class K, class V, class Attention>
+  struct keep_nothing {
+    template <class... Matrices>
+    void operator()(const Matrices&... /*unused*/) const {}
+  };
+
+  /// `attention(out, query, key, value)`: all heads, side by side in each. `keep` may take them
+  /// over afterwards: `keep(query, key, value, out)`.
+  template <class Q, class K, class V, class Attention, class Keep = keep_nothing>
   auto attend(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
-              const Eigen::DenseBase<V>& value, const Attention& attention) const {
+              const Eigen::DenseBase<V>& value, const Attention& attention,
+              const Keep& keep = {}) const {
     check_inputs(query, key, value);
-    const auto q = query_(query);
-    const auto k = key_(key);
-    const auto v = value_(value);
+    auto q = query_(query);
+    auto k = key_(key);
+    auto v = value_(value);
     detail::rows_by_cols<accumulator_t<Scalar>, Q, matrix> joined(q.rows(), v.cols());
     attention(split_heads(joined, heads_), split_heads(q, heads_), split_heads(k, heads_),
               split_heads(v, heads_));
-    return detail::rounded<Scalar>(output_(joined));
+    auto out = detail::rounded<Scalar>(output_(joined));
+    keep(std::move(q), std::move(k), std::move(v), std::move(joined));
+    return out;
   }
 
   template <class Values, class Self>
   static std::vector<named_parameter<Values>> list(Self& self) {
     std::vector<named_parameter<Values>> all;
-    const auto add = [&](const std::string& name, auto& projection) {
-      auto& [weight, bias] = projection;
-      all.push_back({name + ".weight", {weight.data(), weight.rows(), weight.cols()}});
-      if (bias.size() > 0) all.push_back({name + ".bias", {bias.data(), 1, bias.size()}});
-    };
-    add("query", self.query_);
-    add("key", self.key_);
-    add("value", self.value_);
-    add("output", self.output_);
+    projection::add_parameters(all, "query", self.query_);
+    projection::add_parameters(all, "key", self.key_);
+    projection::add_parameters(all, "value", self.value_);
+    projection::add_parameters(all, "output", self.output_);
     return all;
   }
 

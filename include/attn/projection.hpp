@@ -11,12 +11,14 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace attn {
 
 /// A parameter of a layer in place: `Values` is a Map of it, so that assigning to it trains or
-/// loads the layer. The Map is valid as long as the layer, and cannot be resized.
+/// loads the layer. The Map is valid as long as the layer, and cannot be resized. Or, where
+/// `Values` is a matrix, numbers for a parameter, such as its gradient.
 template <class Values>
 struct named_parameter {
   std::string name;
@@ -66,6 +68,40 @@ struct projection {
     y.noalias() = computable(x.derived()) * computable(weight);
     if (bias.size() > 0) y.rowwise() += computable(bias);
     return y;
+  }
+
+  /// Appends the parameters in place: `name`.weight and, if there is one, `name`.bias.
+  template <class Values, class Self>
+  static void add_parameters(std::vector<named_parameter<Values>>& to, const std::string& name,
+                             Self& self) {
+    auto& [weight, bias] = self;
+    to.push_back({name + ".weight", {weight.data(), weight.rows(), weight.cols()}});
+    if (bias.size() > 0) to.push_back({name + ".bias", {bias.data(), 1, bias.size()}});
+  }
+
+  /// Appends their gradients, dW = xᵀ dy and db = Σ_i dy_i, for a gradient dy of y. A row of x that
+  /// nothing comes back for is not looked at: hidden tokens may be NaN.
+  template <class X, class D>
+  void add_gradients(std::vector<named_parameter<matrix>>& to, const std::string& name, const X& x,
+                     const D& y_gradient) const {
+    matrix of_weight(weight.rows(), weight.cols());
+    if (x.allFinite()) {
+      of_weight.noalias() = x.transpose() * y_gradient;
+    } else {
+      X seen = x;
+      for (index i = 0; i < x.rows(); ++i) {
+        if ((y_gradient.row(i).array() == Scalar(0)).all()) seen.row(i).setZero();
+      }
+      of_weight.noalias() = seen.transpose() * y_gradient;
+    }
+    to.push_back({name + ".weight", std::move(of_weight)});
+    if (bias.size() > 0) to.push_back({name + ".bias", y_gradient.colwise().sum()});
+  }
+
+  /// dx = dy Wᵀ, as an expression.
+  template <class D>
+  auto input_gradient(const Eigen::MatrixBase<D>& y_gradient) const {
+    return y_gradient.derived() * weight.transpose();
   }
 };
 

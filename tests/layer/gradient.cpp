@@ -1,5 +1,5 @@
 // Gradients reach every parameter and every input: layers of numbers that carry derivatives,
-// against central differences.
+// against central differences and the layer's own backward pass.
 #include <attn/additive_attention.hpp>
 #include <attn/multi_head_attention.hpp>
 #include <unsupported/Eigen/AutoDiff>
@@ -37,12 +37,10 @@ auto loss(const Out& out) {
   return sum;
 }
 
-// `call(layer, x)` is one result, in doubles and in duals.
+// `call(layer, x)` is one result, in doubles and in duals. Returns the gradients in the order of
+// `each_number`.
 template <class Layer, class DualLayer, class Call>
-void check_gradient(Layer layer, DualLayer dual_layer, index rows, const Call& call) {
-  generator g(1);
-  fill(layer, g, 1);
-  plain<double> x = any_matrix<plain<double>>(g, rows, layer.width());
+derivatives check_gradient(Layer layer, DualLayer dual_layer, plain<double> x, const Call& call) {
   std::vector<double> numbers;
   each_number(layer, x, [&](double& value, index) { numbers.push_back(value); });
 
@@ -67,21 +65,47 @@ void check_gradient(Layer layer, DualLayer dual_layer, index rows, const Call& c
           tolerance::central_difference(tolerance::eps<double>()));
   }
   CHECK(gradient.array().abs().maxCoeff() > 0.1);
+  return gradient;
 }
 
 TEST_CASE("gradients of multi-head attention", "[layer]") {
   const attn::multi_head_attention_options shape{.heads = 2, .width = 4};
-  check_gradient(attn::multi_head_attention<double>(shape), attn::multi_head_attention<dual>(shape),
-                 3, [](const auto& layer, const auto& x) {
-                   return layer(x, x, x, attn::causal(), {.scale = 0.8});
-                 });
+  attn::multi_head_attention<double> layer(shape);
+  generator g(1);
+  fill(layer, g, 1);
+  const auto x = any_matrix<plain<double>>(g, 3, 4);
+  const attn::options options{.dropout = {.probability = 0.3, .seed = 1}, .scale = 0.8};
+  const derivatives expected =
+      check_gradient(layer, attn::multi_head_attention<dual>(shape), x,
+                     [&](const auto& any_layer, const auto& any_x) {
+                       return any_layer(any_x, any_x, any_x, attn::causal(), options);
+                     });
+
+  const plain<double> out_gradient = plain<double>::NullaryExpr(
+      3, 4, [](index i, index j) { return std::cos(static_cast<double>(1 + 3 * i + 5 * j)); });
+  const auto [out, tape] = layer.forward(x, attn::causal(), options);
+  const auto found = layer.backward(tape, out_gradient, attn::causal(), options);
+  const double allowed = tolerance::reordered_sum<double>(30, 10);
+  index i = 0;
+  for (const auto& [name, values] : found.parameters) {
+    INFO(name);
+    CHECK((values.reshaped() - expected.segment(i, values.size())).cwiseAbs().maxCoeff() < allowed);
+    i += values.size();
+  }
+  const plain<double> of_x = found.x;
+  CHECK((of_x.reshaped() - expected.tail(of_x.size())).cwiseAbs().maxCoeff() < allowed);
+  CHECK(i + of_x.size() == expected.size());
 }
 
 TEST_CASE("gradients of additive attention", "[layer]") {
   const attn::additive_attention_options shape{.hidden_width = 5, .width = 3};
-  check_gradient(
-      attn::additive_attention<double>(shape), attn::additive_attention<dual>(shape), 4,
-      [](const auto& layer, const auto& x) { return layer(x, x, x, attn::sliding_window(1, 2)); });
+  attn::additive_attention<double> layer(shape);
+  generator g(1);
+  fill(layer, g, 1);
+  check_gradient(layer, attn::additive_attention<dual>(shape), any_matrix<plain<double>>(g, 4, 3),
+                 [](const auto& any_layer, const auto& x) {
+                   return any_layer(x, x, x, attn::sliding_window(1, 2));
+                 });
 }
 
 }  // namespace
