@@ -123,6 +123,7 @@ gradient_sums<Number> evaluate_gradients(const gradient_problem<Scalar>& g) {
     bool empty = true;
     for (index j = 0; j < keys; ++j) empty = empty && !g.sees(g.at(i, j));
     const Number lse = forward.log_sum_exp(i);
+    if (lse == -std::numeric_limits<Number>::infinity()) continue;  // nor where all scores are -inf
     if (std::isfinite(lse)) to.largest_exponent = std::max(to.largest_exponent, std::abs(lse));
     const auto out_gradient = g.out_gradient.row(i);
     weighed<Number> delta;
