@@ -107,13 +107,29 @@ void add_pair(const gradient_problem<Scalar>& g, const place& at, Number scale,
   }
 }
 
+// out = Σ_j kept_ij P_ij v_j
+template <class Number, class Scalar>
+void drop(const gradient_problem<Scalar>& g, answer<Number>& forward) {
+  forward.out.setZero();
+  for (index i = 0; i < forward.out.rows(); ++i) {
+    for (index j = 0; j < forward.weights.cols(); ++j) {
+      if (!g.sees(g.at(i, j))) continue;
+      const Number weight = forward.weights(i, j) * static_cast<Number>(g.kept(g.at(i, j)));
+      for (index c = 0; c < forward.out.cols(); ++c) {
+        forward.out(i, c) += weight * static_cast<Number>(g.forward.v(j, c));
+      }
+    }
+  }
+}
+
 // evaluate_gradients<wide<Scalar>> is the reference, evaluate_gradients<Scalar> the plain formula
 // in the type under test, as with `evaluate`.
 template <class Number, class Scalar>
 gradient_sums<Number> evaluate_gradients(const gradient_problem<Scalar>& g) {
   const problem<Scalar>& p = g.forward;
   const index queries = p.q.rows(), keys = p.k.rows(), d = p.q.cols();
-  const answer<Number> forward = evaluate<Number>(p);
+  answer<Number> forward = evaluate<Number>(p);
+  if (g.kept) drop(g, forward);
   const long double by_default = d == 0 ? 1 : 1 / std::sqrt(static_cast<long double>(d));
   const auto scale = static_cast<Number>(p.scale ? *p.scale : by_default);
 
