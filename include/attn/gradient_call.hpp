@@ -232,7 +232,9 @@ class backward_call {
   bool share_heads_ = false;
 };
 
-/// d loss / d sink = -Σ_i exp(sink - lse_i) · δ_i, summed over the sequences, for each head.
+/// d loss / d sink = -Σ_i exp(sink - lse_i) · δ_i, summed over the sequences, for each head. A row
+/// that sees nothing has lse_i = sink and an out of 0, against which even a gradient of NaN weighs
+/// nothing.
 template <class T, class Call>
 void add_sink_gradients(const Call& call, index batch, index heads, bool one_for_all, T* to,
                         index stride) {
@@ -244,10 +246,11 @@ void add_sink_gradients(const Call& call, index batch, index heads, bool one_for
         double delta = g.log_sum_exp_gradient.data == nullptr
                            ? 0.0
                            : -double{*g.log_sum_exp_gradient.at(i, 0)};
+        const double lse{*g.log_sum_exp.at(i, 0)};
         for (index c = 0; c < g.p.value_depth; ++c) {
+          if (lse == double{g.p.sink} && *g.out.at(i, c) == T(0)) continue;
           delta += double{*g.out_gradient.at(i, c)} * double{*g.out.at(i, c)};
         }
-        const double lse{*g.log_sum_exp.at(i, 0)};
         if (g.p.sink > -std::numeric_limits<T>::infinity()) {
           sum -= std::exp(double{g.p.sink} - lse) * delta;
         }

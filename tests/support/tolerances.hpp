@@ -55,6 +55,14 @@ double reordered_sum(Eigen::Index n, double sum_of_magnitudes) {
   return eps<Accumulator>() * static_cast<double>(n + 1) * sum_of_magnitudes;
 }
 
+// A gradient: a sum over many pairs. Twice the error of the plain formula in the same type, as for
+// the output; and where that happens to be small, what weights err by once they are exp(score -
+// log-sum-exp), an eps of the larger of the two in the exponent, with 8 more for the products.
+template <class Scalar, class Wide>
+Wide gradient(Wide plain_error, Wide sum_of_magnitudes, Wide largest_exponent) {
+  return 2 * plain_error + eps<Scalar, Wide>() * (8 + largest_exponent) * sum_of_magnitudes;
+}
+
 // Central differences of step h in a type of the given eps: h^2 from the third derivative, eps / h
 // from the cancellation; both are smallest together at h = eps^(1/3), where either is eps^(2/3).
 // 100 bounds the third derivatives of the functions here, whose inputs are of size 1.

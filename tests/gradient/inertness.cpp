@@ -1,0 +1,208 @@
+// Hidden means inert on the way back as well: NaN and inf in a key or value reach nothing of the
+// rows that do not see it, those in a row nothing of the keys that it does not see. What is seen
+// shows. Plain loops over the pairs that see each other tell which is which.
+#include "gradient/support.hpp"
+
+namespace attn_test {
+namespace {
+
+template <class Scalar>
+constexpr Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
+template <class Scalar>
+constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+
+template <class Scalar>
+bool is_finite(const matrix<Scalar>& m) {
+  return m.array().isFinite().all();
+}
+
+// NaN is where the reference has it, and nowhere else. Infinite numbers may also come out as NaN.
+template <class Scalar, class M, class F>
+gradient_matrices<Scalar> check_planted(const gradient_problem<Scalar>& bad, const M& mask,
+                                        const F& score_mod,
+                                        const std::vector<part>& parts = inputs_and_sink()) {
+  const auto found = run_gradients(bad, mask, score_mod, parts);
+  CHECK(gradient_expectation<Scalar>(bad).against(found, parts, true) == "");
+  return found;
+}
+
+// One awful number, or a row of them, in each of what a call reads.
+template <class Scalar, class M, class F>
+void plant_everywhere(generator& g, const gradient_problem<Scalar>& p, const M& mask,
+                      const F& score_mod, const std::vector<part>& parts = inputs_and_sink()) {
+  const index j = g.between(0, p.forward.k.rows() - 1), i = g.between(0, p.forward.q.rows() - 1);
+  for (const Scalar poison : {nan<Scalar>, infinity<Scalar>, -infinity<Scalar>}) {
+    CAPTURE(poison, i, j);
+    auto bad = p;
+    bad.forward.k(j, g.between(0, p.forward.k.cols() - 1)) = poison;
+    check_planted(bad, mask, score_mod, parts);
+    bad = p;
+    bad.forward.v(j, g.between(0, p.forward.v.cols() - 1)) = poison;
+    check_planted(bad, mask, score_mod, parts);
+    bad = p;
+    bad.forward.q(i, g.between(0, p.forward.q.cols() - 1)) = poison;
+    check_planted(bad, mask, score_mod, parts);
+    bad = p;
+    bad.out_gradient(i, g.between(0, p.forward.v.cols() - 1)) = poison;
+    check_planted(bad, mask, score_mod, parts);
+    bad.forward.q.row(i).setConstant(poison);
+    bad.forward.k.row(j).setConstant(poison);
+    bad.forward.v.row(j).setConstant(poison);
+    check_planted(bad, mask, score_mod, parts);
+  }
+}
+
+template <class Scalar>
+void check_every_mask(generator& g, shape n) {
+  for (const mask_case& c : every_mask(g, n.queries, n.keys)) {
+    auto p = any_gradient_problem<Scalar>(g, n);
+    p.forward.visible = c.visible;
+    p.forward.offset = g.one_of(std::vector<index>{0, n.keys - n.queries, g.between(-9, 9)});
+    p.forward.scale = std::nullopt;
+    INFO(c.name);
+    CAPTURE(n.queries, n.keys, n.d, n.dv, p.forward.sink);
+    plant_everywhere(g, p, c.mask, attn::identity());
+  }
+}
+
+TEST_CASE("what a mask hides is inert, what it shows is not") {
+  generator g(941);
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    check_every_mask<float>(g, any_shape(g, repeat < 3 ? 24 : 100));
+    check_every_mask<double>(g, any_shape(g, 24));
+  }
+}
+
+TEST_CASE("what a mask hides is inert under score changes and biases") {
+  generator g(942);
+  for (int repeat = 0; repeat < 6; ++repeat) {
+    const shape n = any_shape(g, 24);
+    const mask_case c = g.one_of(every_mask(g, n.queries, n.keys));
+    INFO(c.name);
+    auto p = any_gradient_problem<float>(g, n);
+    p.forward.visible = c.visible;
+    p.forward.scale = std::nullopt;
+    for (const auto& change : every_smooth_change<float>(g, n, 0)) {
+      INFO(change.name);
+      p.forward.change = change.truth;
+      p.derivative = change.derivative;
+      for (const float poison : {nan<float>, infinity<float>}) {
+        auto bad = p;
+        bad.forward.k.row(g.between(0, n.keys - 1)).setConstant(poison);
+        bad.forward.q.row(g.between(0, n.queries - 1)).setConstant(poison);
+        check_planted(bad, c.mask, change.library);
+      }
+    }
+    p.forward.change = {};
+    p.derivative = {};
+    matrix<float> bias = any_matrix<matrix<float>>(g, n.queries, n.keys);
+    for (float& x : bias.reshaped()) {
+      if (g.chance(0.3)) x = -infinity<float>;
+    }
+    set_bias(p, bias);
+    plant_everywhere(g, p, c.mask & attn::as_mask(bias), attn::identity(),
+                     {of_query, of_key, of_value, of_bias, of_sink});
+  }
+}
+
+TEST_CASE("rows that see nothing pass nothing back, whatever is in them") {
+  generator g(943);
+  for (const double sink : {-infinity<double>, 0.5}) {
+    for (const float poison : {nan<float>, infinity<float>}) {
+      CAPTURE(sink, poison);
+      auto p = any_gradient_problem<float>(g, {30, 40, 5, 4});
+      p.forward.scale = std::nullopt;
+      p.forward.sink = sink;
+      p.forward.visible = [](place at) { return at.row % 3 != 1; };
+      const any_mask mask(attn::as_mask([](attn::position at) { return at.row % 3 != 1; }));
+      const auto sound = run_gradients(p, mask, attn::identity(), inputs_and_sink());
+      for (index i = 1; i < 30; i += 3) {
+        p.forward.q.row(i).setConstant(poison);
+        p.out_gradient.row(i).setConstant(poison);
+      }
+      const auto found = run_gradients(p, mask, attn::identity(), inputs_and_sink());
+      const gradient_expectation<float> expected(p);
+      for (const part n : inputs_and_sink()) {
+        CHECK(is_finite(found[n]));
+        CHECK(expected.against(n, found[n]) == "");
+        CHECK(expected.against(n, sound[n]) == "");
+      }
+      for (index i = 1; i < 30; i += 3) CHECK((found[of_query].row(i).array() == 0).all());
+    }
+  }
+}
+
+TEST_CASE("every row empty: zeros, whatever is in keys and values") {
+  generator g(944);
+  for (const double sink : {-infinity<double>, 0.5}) {
+    auto p = any_gradient_problem<double>(g, {20, 30, 3, 2});
+    p.forward.sink = sink;
+    p.forward.visible = [](place) { return false; };
+    p.forward.k.setConstant(nan<double>);
+    p.forward.v.setConstant(nan<double>);
+    p.forward.q.setConstant(infinity<double>);
+    p.out_gradient.setConstant(nan<double>);
+    matrix<double> bias = matrix<double>::Constant(20, 30, -infinity<double>);
+    const std::vector<part> parts{of_query, of_key, of_value, of_bias};
+    for (const auto& found :
+         {run_gradients(p, attn::as_mask(bias), attn::identity(), parts),
+          run_gradients(p, attn::key_padding(0) & attn::as_mask(bias), attn::softcap(1), parts)}) {
+      for (const part n : parts) CHECK((found[n].array() == 0).all());
+    }
+    const auto sink_gradient =
+        run_gradients(p, attn::key_padding(0), attn::identity(), {of_sink})[of_sink];
+    CHECK(gradient_expectation<double>(p).against(of_sink, sink_gradient) == "");
+  }
+}
+
+TEST_CASE("padding is inert, whatever lies in it") {
+  generator g(945);
+  for (const index length : {0, 1, 5, 63, 64, 65, 100}) {
+    auto p = any_gradient_problem<float>(g, {7, 130, 5, 3});
+    p.forward.visible = [=](place at) { return at.key < length; };
+    const auto sound =
+        run_gradients(p, attn::key_padding(length), attn::identity(), inputs_and_sink());
+    auto bad = p;
+    bad.forward.k.bottomRows(130 - length).setConstant(nan<float>);
+    bad.forward.v.bottomRows(130 - length).setConstant(infinity<float>);
+    const auto found = check_planted(bad, attn::key_padding(length), attn::identity());
+    for (const part n : {of_key, of_value}) {
+      CHECK((found[n].bottomRows(130 - length).array() == 0).all());
+    }
+    for (const part n : inputs_and_sink()) {
+      CHECK(is_finite(found[n]));
+      CHECK(gradient_expectation<float>(p).against(n, sound[n]) == "");
+    }
+  }
+}
+
+TEST_CASE("a weight of 0 that a mask shows does not keep NaN out, dropout neither") {
+  generator g(946);
+  auto p = any_gradient_problem<float>(g, {6, 9, 3, 2});
+  p.forward.scale = std::nullopt;
+  p.forward.v(4, 1) = nan<float>;
+  for (const attn::dropout draws : {attn::dropout{}, attn::dropout{0.9, 1}}) {
+    const auto found =
+        run_gradients(p, attn::none(), attn::identity(), inputs_and_sink(), {.dropout = draws});
+    CHECK(found[of_query].array().isNaN().all());
+    CHECK(found[of_key].array().isNaN().all());
+  }
+}
+
+TEST_CASE("a NaN that came back for the log-sum-exp reaches its own row only") {
+  generator g(947);
+  auto p = any_gradient_problem<float>(g, {20, 25, 3, 2});
+  p.forward.scale = std::nullopt;
+  p.forward.visible = [](place at) { return at.key <= at.query; };
+  p.log_sum_exp_gradient = vector<float>::Ones(20);
+  p.log_sum_exp_gradient(12) = nan<float>;
+  const auto found = check_planted(p, attn::causal(), attn::identity());
+  CHECK(found[of_query].row(12).array().isNaN().all());
+  CHECK(found[of_query].row(11).array().isFinite().all());
+  CHECK(found[of_key].row(12).array().isNaN().all());
+  CHECK(found[of_key].row(13).array().isFinite().all());
+  CHECK(is_finite(found[of_value]));
+}
+
+}  // namespace
+}  // namespace attn_test
