@@ -281,17 +281,20 @@ TEST_CASE("nothing of a hidden token reaches a gradient", "[layer]") {
     return layer.backward(tape, out_gradient, attn::key_padding(5));
   };
   const auto expected = run(clean);
+  // Where something may be hidden, the products are summed pair by pair.
+  const double allowed = tolerance::reordered_sum<double>(7, 10);
   for (const double poison :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     numbers keys = clean;
     keys.bottomRows(2).setConstant(poison);
     const auto found = run(keys);
-    CHECK(same(found.query, expected.query));
-    CHECK(same(found.key, expected.key));
+    CHECK(distance(expected.query, found.query) < allowed);
+    CHECK(distance(expected.key, found.key) < allowed);
+    CHECK(distance(expected.value, found.value) < allowed);
     CHECK((found.key.bottomRows(2).array() == 0).all());
     CHECK((found.value.bottomRows(2).array() == 0).all());
     for (std::size_t n = 0; n < found.parameters.size(); ++n) {
-      CHECK(same(found.parameters[n].values, expected.parameters[n].values));
+      CHECK(distance(numbers(expected.parameters[n].values), found.parameters[n].values) < allowed);
     }
     // Seen, it shows.
     keys(0, 0) = poison;
