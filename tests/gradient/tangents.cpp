@@ -1,0 +1,221 @@
+// Forward mode: the result is the forward pass's, and what it changes by agrees with differences,
+// with the backward pass, and head by head; what is hidden stays so.
+#include <attn/tangent.hpp>
+
+#include "gradient/heads_support.hpp"
+#include "gradient/support.hpp"
+#include "support/catch.hpp"
+#include "support/refusal.hpp"
+
+namespace attn_test {
+namespace {
+
+template <class Scalar>
+struct direction {
+  matrix<Scalar> query, key, value;
+
+  [[nodiscard]] attn::tangents given() const {
+    return {.key = key, .query = query, .value = value};
+  }
+};
+
+template <class Scalar>
+direction<Scalar> any_direction(generator& g, shape n) {
+  return {any_matrix<matrix<Scalar>>(g, n.queries, n.d), any_matrix<matrix<Scalar>>(g, n.keys, n.d),
+          any_matrix<matrix<Scalar>>(g, n.keys, n.dv)};
+}
+
+template <class A, class B>
+double inner(const A& a, const B& b) {
+  return (a.template cast<double>().array() * b.template cast<double>().array()).sum();
+}
+
+// <dO, Ȯ> + <dlse, lse'> = <dq, q'> + <dk, k'> + <dv, v'>: both modes see one Jacobian.
+template <class Scalar, class M, class F>
+void check_both_modes(generator& g, shape n, const M& mask, const F& change,
+                      attn::options options) {
+  const auto p = any_gradient_problem<Scalar>(g, n);
+  const auto by = any_direction<Scalar>(g, n);
+  const vector<Scalar> of_lse = any_matrix<vector<Scalar>>(g, n.queries, 1);
+  vector<Scalar> lse, jvp_lse;
+  options.log_sum_exp = lse;
+  const matrix<Scalar> out = attn::scaled_dot_product_attention(p.forward.q, p.forward.k,
+                                                                p.forward.v, mask, change, options);
+  options.log_sum_exp = jvp_lse;
+  const auto [jvp_out, out_tangent, lse_tangent] = attn::scaled_dot_product_attention_jvp(
+      by.given(), p.forward.q, p.forward.k, p.forward.v, mask, change, options);
+  matrix<Scalar> query, key, value;
+  attn::scaled_dot_product_attention_backward({.key = key, .query = query, .value = value},
+                                              {.log_sum_exp = lse,
+                                               .log_sum_exp_gradient = of_lse,
+                                               .out = out,
+                                               .out_gradient = p.out_gradient},
+                                              p.forward.q, p.forward.k, p.forward.v, mask, change,
+                                              options);
+
+  const double eps = tolerance::eps<Scalar>();
+  const double forward = inner(p.out_gradient, out_tangent) + inner(of_lse, lse_tangent);
+  const double backward = inner(query, by.query) + inner(key, by.key) + inner(value, by.value);
+  const double size =
+      p.out_gradient.template cast<double>().norm() *
+          (1 + out_tangent.template cast<double>().norm()) +
+      of_lse.template cast<double>().norm() * (1 + lse_tangent.template cast<double>().norm());
+  CHECK(std::abs(forward - backward) <= 64 * eps * size);
+  CHECK(out_tangent.allFinite());
+  CHECK((jvp_out - out).cwiseAbs().maxCoeff() <= Scalar(16 * eps));
+  for (index i = 0; i < n.queries; ++i) {
+    const bool same = jvp_lse(i) == lse(i);  // -inf among them
+    CHECK((same || std::abs(jvp_lse(i) - lse(i)) <= Scalar(16 * eps) * (1 + std::abs(lse(i)))));
+    if (!std::isinf(lse(i))) continue;
+    CHECK(out_tangent.row(i).isZero(0));
+    CHECK(lse_tangent(i) == Scalar(0));
+  }
+}
+
+template <class Scalar>
+void check_shapes(std::uint64_t seed) {
+  generator g(seed);
+  const auto smooth = [](auto s) { return s * s / 4 + s; };
+  for (const shape n :
+       {shape{1, 1, 1, 1}, {16, 17, 3, 16}, {49, 130, 16, 7}, {5, 400, 64, 80}, {100, 33, 17, 1}}) {
+    const auto above = attn::offset(g.between(-3, n.keys));
+    check_both_modes<Scalar>(g, n, attn::none(), attn::identity(), {});
+    check_both_modes<Scalar>(g, n, attn::causal(), smooth, {.alignment = above});
+    check_both_modes<Scalar>(g, n, attn::sliding_window(3, 1), attn::softcap(2),
+                             {.alignment = above, .scale = -0.3, .sink = 0.5});
+    const matrix<Scalar> bias = any_matrix<matrix<Scalar>>(g, n.queries, n.keys);
+    check_both_modes<Scalar>(g, n, attn::causal() & bias,
+                             attn::compose(attn::alibi(0.1), attn::softcap(3)),
+                             {.alignment = above, .dropout = {.probability = 0.3, .seed = 5}});
+  }
+}
+
+TEST_CASE("forward and backward mode agree") {
+  check_shapes<float>(701);
+  check_shapes<double>(702);
+}
+
+TEST_CASE("what the result changes by is what differences say") {
+  generator g(703);
+  const shape n{20, 150, 5, 7};
+  const auto p = any_problem<double>(g, n);
+  const auto by = any_direction<double>(g, n);
+  const auto change = attn::compose(attn::softcap(2), [](auto s) { return s * s / 4 + s; });
+  const double h = tolerance::central_difference_step(tolerance::eps<double>());
+  const auto at = [&](double step, vector<double>& lse) {
+    const matrix<double> q = p.q + step * by.query, k = p.k + step * by.key;
+    const matrix<double> v = p.v + step * by.value;
+    return matrix<double>(attn::scaled_dot_product_attention(
+        q, k, v, attn::causal(), change, {.alignment = attn::offset(4), .log_sum_exp = lse}));
+  };
+  vector<double> lse_above, lse_below;
+  const matrix<double> above = at(h, lse_above), below = at(-h, lse_below);
+  const auto [out, out_tangent, lse_tangent] = attn::scaled_dot_product_attention_jvp(
+      by.given(), p.q, p.k, p.v, attn::causal(), change, {.alignment = attn::offset(4)});
+  const double allowed = tolerance::central_difference(tolerance::eps<double>());
+  CHECK(((above - below) / (2 * h) - out_tangent).cwiseAbs().maxCoeff() <= allowed);
+  CHECK(((lse_above - lse_below) / (2 * h) - lse_tangent).cwiseAbs().maxCoeff() <= allowed);
+}
+
+TEST_CASE("those left out are 0, and directions add up") {
+  generator g(704);
+  const shape n{50, 140, 16, 8};
+  const auto p = any_problem<double>(g, n);
+  const auto by = any_direction<double>(g, n);
+  const auto tangent = [&](const attn::tangents& given) {
+    return matrix<double>(attn::scaled_dot_product_attention_jvp(given, p.q, p.k, p.v).out_tangent);
+  };
+  const matrix<double> sum =
+      tangent({.query = by.query}) + tangent({.key = by.key}) + tangent({.value = by.value});
+  CHECK((sum - tangent(by.given())).cwiseAbs().maxCoeff() <= 64 * tolerance::eps<double>());
+  CHECK(tangent({}).isZero(0));
+}
+
+TEST_CASE("nothing that is hidden reaches a row") {
+  generator g(705);
+  const shape n{50, 140, 16, 8};
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  auto p = any_problem<double>(g, n);
+  auto by = any_direction<double>(g, n);
+  const auto seen_by_most = [](index query, index key) { return key != 77 || query == 3; };
+  const auto tangents = [&] {
+    return attn::scaled_dot_product_attention_jvp(by.given(), p.q, p.k, p.v, seen_by_most,
+                                                  {.alignment = attn::top_left});
+  };
+  const auto clean = tangents();
+  for (matrix<double>* m : {&p.k, &p.v, &by.key, &by.value}) {
+    const auto kept = m->row(77).eval();
+    m->row(77).setConstant(nan);
+    const auto spoilt = tangents();
+    for (index i = 0; i < n.queries; ++i) {
+      const double error =
+          (spoilt.out_tangent.row(i) - clean.out_tangent.row(i)).cwiseAbs().maxCoeff();
+      CHECK((i == 3 ? std::isnan(error) : error <= 64 * tolerance::eps<double>()));
+    }
+    m->row(77) = kept;
+  }
+}
+
+TEST_CASE("heads are as one by one, on any executor") {
+  generator g(706);
+  const attn::heads_shape of_query{2, 4, 60, 16}, of_key{2, 2, 140, 16}, of_value{2, 2, 140, 8};
+  const auto any_heads = [&](const attn::heads_shape& n) {
+    attn::heads_array<float> made(n);
+    for (index i = 0; i < n.size(); ++i) made.data()[i] = static_cast<float>(g.uniform());
+    return made;
+  };
+  const auto q = any_heads(of_query), dq = any_heads(of_query);
+  const auto k = any_heads(of_key), dk = any_heads(of_key);
+  const auto v = any_heads(of_value), dv = any_heads(of_value);
+  const std::vector<int> lengths = {140, 31};
+  attn::heads_array<float> lse;
+  const auto all = [&](const attn::executor& executor) {
+    return attn::scaled_dot_product_attention_jvp({.key = dk, .query = dq, .value = dv}, q, k, v,
+                                                  attn::causal(),
+                                                  {.alignment = attn::bottom_right,
+                                                   .executor = executor,
+                                                   .key_lengths = lengths,
+                                                   .log_sum_exp = lse});
+  };
+  const auto found = all({}), by_threads = all(attn::std_threads(3));
+  for (index b = 0; b < 2; ++b) {
+    for (index h = 0; h < 4; ++h) {
+      const auto keys = [&](const auto& heads) {
+        return matrix<float>(heads.head(b, h / 2).topRows(lengths[static_cast<std::size_t>(b)]));
+      };
+      const auto one = attn::scaled_dot_product_attention_jvp(
+          {.key = keys(dk), .query = matrix<float>(dq.head(b, h)), .value = keys(dv)},
+          matrix<float>(q.head(b, h)), keys(k), keys(v), attn::causal(),
+          {.alignment = attn::bottom_right});
+      CHECK(one.out == found.out.head(b, h));
+      CHECK(one.out_tangent == found.out_tangent.head(b, h));
+      CHECK(one.log_sum_exp_tangent == found.log_sum_exp_tangent.head(b, h));
+      CHECK(by_threads.out_tangent.head(b, h) == found.out_tangent.head(b, h));
+    }
+  }
+}
+
+TEST_CASE("what does not fit is refused, and nothing is written") {
+  const matrix<float> q = matrix<float>::Ones(3, 4), k = matrix<float>::Ones(5, 4);
+  const matrix<float> v = matrix<float>::Ones(5, 2);
+  vector<float> lse = vector<float>::Constant(1, 7);
+  const auto call = [&](const attn::tangents& by, const attn::options& options) {
+    return [&, by, options] { attn::scaled_dot_product_attention_jvp(by, q, k, v, options); };
+  };
+  CHECK(missing(call({.query = k}, {.log_sum_exp = lse}),
+                {"tangents.query has 5 rows and 4 columns, it should have 3 and 4"})
+            .empty());
+  const matrix<double> wide = matrix<double>::Ones(5, 2);
+  CHECK(missing(call({.value = wide}, {.log_sum_exp = lse}),
+                {"tangents.value has elements of type double, they should be float"})
+            .empty());
+  matrix<float> weights;
+  CHECK(missing(call({}, {.log_sum_exp = lse, .weights = weights}),
+                {"options.weights is not for calls with tangents"})
+            .empty());
+  CHECK(lse.size() == 1);
+  CHECK(lse(0) == 7);
+}
+
+}  // namespace
+}  // namespace attn_test
