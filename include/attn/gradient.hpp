@@ -261,8 +261,9 @@ inline namespace ATTN_BUILD_NAMESPACE {
 /// `with_derivative`.
 ///
 /// A query that sees no key passes nothing back. Nothing in a hidden key, value, query or gradient
-/// reaches any result, NaN and inf included. float and double. Takes some 2.5 times as long as the
-/// forward pass; bits do not depend on the executor.
+/// reaches any result, NaN and inf included (but for another rounding where there are such). float
+/// and double. Takes some 2.5 times as long as the forward pass; bits do not depend on the
+/// executor.
 ///
 /// Throws std::invalid_argument as the forward pass does, and where a result of it does not fit,
 /// or an output has another type or size, or shares memory with an input or another output.

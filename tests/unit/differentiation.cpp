@@ -1,5 +1,7 @@
-// AutoDiffScalar through the stages and the one call: values and derivatives.
+// AutoDiffScalar through the stages and the one call: values and derivatives, and that the backward
+// pass has the same.
 #include <Eigen/Core>
+#include <attn/gradient.hpp>
 #include <unsupported/Eigen/AutoDiff>
 
 #include "unit/laws.hpp"
@@ -73,7 +75,7 @@ dual_outcome<Dual> by_one_call(const gradient_case& c, const matrix<Dual>& q, co
 }
 
 template <class Dual>
-void check_loss(const gradient_case& c, const dual_outcome<Dual>& o, index variables) {
+Eigen::VectorXd check_loss(const gradient_case& c, const dual_outcome<Dual>& o, index variables) {
   double value = 0;
   Eigen::VectorXd gradient = Eigen::VectorXd::Zero(variables);
   const auto add = [&](const Dual& x, double weight) {
@@ -91,6 +93,28 @@ void check_loss(const gradient_case& c, const dual_outcome<Dual>& o, index varia
   const double error = (gradient - gradient_of_reference(c)).cwiseAbs().maxCoeff();
   CHECK(error <= tolerance::central_difference(tolerance::eps<long double>()) +
                      100 * tolerance::eps<double>());
+  return gradient;
+}
+
+// The same by the backward pass.
+Eigen::VectorXd gradient_by_backward(const gradient_case& c) {
+  const auto narrow = [](const matrix<long double>& m) { return matrix<double>(m.cast<double>()); };
+  const matrix<double> q = narrow(c.p.q), k = narrow(c.p.k), v = narrow(c.p.v), w = narrow(c.w);
+  const auto change = [&](auto s) { return c.softcap ? 2 * attn::math::tanh(s / 2) : s; };
+  attn::options options{.alignment = attn::offset(c.p.offset)};
+  vector<double> lse, lse_gradient(q.rows());
+  options.log_sum_exp = lse;
+  const matrix<double> out = attn::scaled_dot_product_attention(q, k, v, c.mask, change, options);
+  for (index i = 0; i < q.rows(); ++i) lse_gradient(i) = static_cast<double>(i + 1);
+  matrix<double> dq, dk, dv;
+  attn::scaled_dot_product_attention_backward(
+      {.key = dk, .query = dq, .value = dv},
+      {.log_sum_exp = lse, .log_sum_exp_gradient = lse_gradient, .out = out, .out_gradient = w}, q,
+      k, v, c.mask, change, options);
+  Eigen::VectorXd all(q.size() + k.size() + v.size());
+  all << dq.reshaped<Eigen::RowMajor>(), dk.reshaped<Eigen::RowMajor>(),
+      dv.reshaped<Eigen::RowMajor>();
+  return all;
 }
 
 template <class Derivatives>
@@ -110,7 +134,9 @@ void check_gradient(const gradient_case& c) {
   const auto change = [&](const dual& s, attn::position) {
     return c.softcap ? attn::softcap(2)(s) : s;
   };
-  check_loss(c, by_stages(c, q, k, v, change), variables);
+  const Eigen::VectorXd gradient = check_loss(c, by_stages(c, q, k, v, change), variables);
+  CHECK((gradient - gradient_by_backward(c)).cwiseAbs().maxCoeff() <=
+        256 * tolerance::eps<double>());
   check_loss(c, by_one_call(c, q, k, v, change), variables);
 }
 
