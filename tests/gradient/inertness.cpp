@@ -155,6 +155,22 @@ TEST_CASE("every row empty: zeros, whatever is in keys and values") {
   }
 }
 
+TEST_CASE("rows whose scores are all -inf, as those that see nothing") {
+  generator g(948);
+  auto p = any_gradient_problem<float>(g, {20, 30, 3, 2});
+  p.forward.sink = -infinity<double>;
+  p.forward.scale = std::nullopt;
+  p.forward.k.col(0).setConstant(infinity<float>);
+  p.forward.q.col(0).setConstant(-1);
+  const matrix<float> bias = any_matrix<matrix<float>>(g, 20, 30);
+  const std::vector<part> parts{of_query, of_key, of_value, of_slope, of_bias};
+  const auto found = run_gradients(p, attn::as_mask(bias), attn::alibi(0.1), parts);
+  for (const part n : parts) CHECK((found[n].array() == 0).all());
+  const std::vector<part> unmasked{of_query, of_key, of_value, of_slope};
+  const auto seen = run_gradients(p, attn::none(), attn::alibi(0.1), unmasked);
+  for (const part n : unmasked) CHECK((seen[n].array() == 0).all());
+}
+
 TEST_CASE("padding is inert, whatever lies in it") {
   generator g(945);
   for (const index length : {0, 1, 5, 63, 64, 65, 100}) {

@@ -162,7 +162,8 @@ TEST_CASE("with a workspace and the caller's memory, a call allocates nothing af
   generator g(937);
   for (const shape n : {shape{50, 60, 8, 4}, {1, 1, 1, 1}, {700, 900, 16, 24}}) {
     const auto p = any_gradient_problem<float>(g, n);
-    const auto& [q, k, v] = std::tie(p.forward.q, p.forward.k, p.forward.v);
+    const matrix<float>& q = p.forward.q;
+    const matrix<float>&k = p.forward.k, &v = p.forward.v;
     const matrix<float> bias = any_matrix<matrix<float>>(g, n.queries, n.keys);
     const Eigen::VectorXf table = Eigen::VectorXf::Ones(2 * (n.queries + n.keys) + 1);
     const auto mask = attn::causal() & attn::as_mask(bias);
