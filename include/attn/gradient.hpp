@@ -66,6 +66,7 @@ class gradient_pass {
     outputs_.add_input("out_gradient", views_.out_gradient);
     outputs_.add_input("log_sum_exp", views_.log_sum_exp);
     outputs_.add_input("log_sum_exp_gradient", views_.log_sum_exp_gradient);
+    add_learned();
     check_output("gradients.query", to_.query, forward_.query.shape(), as_heads_);
     check_output("gradients.key", to_.key, key.shape(), as_heads_);
     check_output("gradients.value", to_.value, value.shape(), as_heads_);
@@ -122,6 +123,28 @@ class gradient_pass {
     } else {
       outputs_.check<T>(name, target, shape.length, shape.width);
     }
+  }
+
+  /// What is read while gradients of it are written: a bias, a table, sinks, if in memory.
+  void add_learned() {
+    bool wanted = static_cast<bool>(to_.bias);
+    each_additive(mask_, [&](const auto& part) {
+      if constexpr (requires { part.of_heads; }) {
+        using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
+        const heads_view<element> view(part.data(0, 0), part.shape(), part.strides());
+        if (std::exchange(wanted, false)) outputs_.add_input("mask", footprint_of(view));
+      }
+    });
+    wanted = static_cast<bool>(to_.relative_bias);
+    each_with_parameters(score_mod_, [&]<class Part>(const Part& part, index) {
+      if constexpr (!has_slopes<Part>) {
+        const footprint bytes = footprint_of(part.table());
+        if (std::exchange(wanted, false)) outputs_.add_input("relative_bias", bytes);
+      }
+    });
+    const auto sinks = reinterpret_cast<std::uintptr_t>(forward_.options.sink.data());
+    const std::size_t bytes = forward_.options.sink.bytes();
+    if (to_.sink) outputs_.add_input("options.sink", {sinks, sinks + bytes, 0, bytes});
   }
 
   static heads_view<T> open(const output& target, const heads_shape& shape, bool of_heads) {

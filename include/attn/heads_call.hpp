@@ -182,7 +182,11 @@ class heads_outputs {
  public:
   template <class T>
   void add_input(std::string_view name, const heads_view<const T>& view) {
-    inputs_[input_count_++] = {name, footprint_of(view)};
+    add_input(name, footprint_of(view));
+  }
+
+  void add_input(std::string_view name, const footprint& bytes) {
+    inputs_[input_count_++] = {name, bytes};
   }
 
   /// More that is read: throws where an output that was checked overlaps it.
@@ -224,7 +228,7 @@ class heads_outputs {
     targets_[count_++] = &target;
   }
 
-  static constexpr int most = 8;
+  static constexpr int most = 12;
   named_memory inputs_[most];
   named_memory outputs_[most];
   const output* targets_[most] = {};

@@ -26,6 +26,9 @@ class matrix_mask {
   [[nodiscard]] heads_shape shape() const {
     return {1, 1, matrix_.get().rows(), matrix_.get().cols()};
   }
+  [[nodiscard]] heads_strides strides() const {
+    return {0, 0, matrix_.get().rowStride(), matrix_.get().colStride()};
+  }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
   /// The elements in memory: row i, key j at data(b, h)[i · row_stride() + j · key_stride()].
@@ -91,6 +94,7 @@ class heads_mask {
   }
 
   [[nodiscard]] const heads_shape& shape() const { return view_.shape(); }
+  [[nodiscard]] const heads_strides& strides() const { return view_.strides(); }
   [[nodiscard]] coverage cover(tile) const { return coverage::some; }
 
   [[nodiscard]] const T* data(index batch, index head) const {

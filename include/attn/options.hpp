@@ -36,6 +36,12 @@ class sinks {
 
   /// How many there are; -1 where one holds for every head.
   [[nodiscard]] constexpr index size() const { return size_; }
+  /// The list, if there is one, and its bytes.
+  [[nodiscard]] const void* data() const { return list_; }
+  [[nodiscard]] std::size_t bytes() const {
+    return size_ < 0 ? 0
+                     : static_cast<std::size_t>(size_) * (wide_ ? sizeof(double) : sizeof(float));
+  }
   [[nodiscard]] double of(index head) const {
     if (size_ < 0) return all_;
     return wide_ ? static_cast<const double*>(list_)[head]

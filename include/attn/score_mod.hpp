@@ -227,6 +227,7 @@ class relative_bias_table {
   constexpr S derivative(S) const {
     return S(1);
   }
+  [[nodiscard]] const matrix& table() const { return table_.get(); }
   /// One table for all heads, or one a head, of so many entries.
   [[nodiscard]] index rows() const { return is_vector ? 1 : table_.get().rows(); }
   [[nodiscard]] index parameters() const {

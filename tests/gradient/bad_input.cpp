@@ -244,6 +244,22 @@ TEST_CASE("outputs that lie where something is read, or on one another") {
   CHECK(same.size() == 0);
 }
 
+TEST_CASE("gradients of what is learned that lie on it") {
+  const call c;
+  MatrixXf bias = MatrixXf::Ones(3, 5);
+  CHECK(c.missing({.bias = bias}, c.from(), attn::causal() & bias, attn::identity(),
+                  {"gradients.bias overlaps mask"}) == "");
+  VectorXf table = VectorXf::Ones(21);
+  CHECK(c.missing({.relative_bias = table}, c.from(), attn::none(), attn::relative_bias(table),
+                  {"gradients.relative_bias overlaps relative_bias"}) == "");
+  VectorXf sinks = VectorXf::Ones(1);
+  CHECK(c.missing({.sink = sinks}, c.from(), attn::none(), attn::identity(),
+                  {"gradients.sink overlaps options.sink"}, {.sink = sinks}) == "");
+  CHECK((bias.array() == 1).all());
+  CHECK((table.array() == 1).all());
+  CHECK(sinks(0) == 1);
+}
+
 TEST_CASE("heads where matrices are, and matrices where heads are") {
   generator g(981);
   const auto q = any_heads<float>(g, {2, 4, 3, 4}), k = any_heads<float>(g, {2, 2, 5, 4});
