@@ -82,7 +82,7 @@ struct gradient_views {
 
 /// Parts of queries and of keys that a sequence is cut in, by its lengths alone.
 inline index parts_of(const call_shape& shape) {
-  constexpr index part = 512, most = 8;
+  constexpr index part = 1024, most = 8;
   return std::clamp<index>((std::max(shape.queries, shape.keys) + part - 1) / part, 1, most);
 }
 

@@ -34,7 +34,7 @@ TEST_CASE("heads that share keys, in either order of memory") {
       check(wide);
     }
   }
-  auto large = any_batch<float>(g, {2, 4, 530, 4}, {2, 2, 600, 4}, 3, heads_order::blhd);
+  auto large = any_batch<float>(g, {2, 4, 1030, 4}, {2, 2, 1100, 4}, 3, heads_order::blhd);
   see_causally(large);
   check(large);
   check(large, {.executor = attn::std_threads(3)});
@@ -150,8 +150,8 @@ TEST_CASE("a mask of numbers for heads, whatever it serves together") {
       }
     }
   }
-  check_bias<float>(g, {2, 2, 520, 3}, {2, 2, 600, 3}, {1, 1, 520, 600});
-  check_bias<float>(g, {2, 2, 520, 3}, {2, 1, 600, 3}, {1, 2, 1, 600});
+  check_bias<float>(g, {2, 2, 1040, 3}, {2, 2, 1100, 3}, {1, 1, 1040, 1100});
+  check_bias<float>(g, {2, 2, 1040, 3}, {2, 1, 1100, 3}, {1, 2, 1, 1100});
 }
 
 TEST_CASE("a matrix as the bias of all heads") {
@@ -241,7 +241,7 @@ TEST_CASE("slopes and tables of heads, or one for all") {
     CAPTURE(rows);
     check_parameters(g, any_batch<float>(g, {2, 4, 19, 5}, {2, 2, 25, 5}, 4), rows);
     check_parameters(g, any_batch<double>(g, {2, 4, 9, 5}, {1, 1, 12, 5}, 4), rows);
-    check_parameters(g, any_batch<float>(g, {1, 4, 40, 3}, {1, 2, 530, 3}, 2), rows);
+    check_parameters(g, any_batch<float>(g, {1, 4, 40, 3}, {1, 2, 1030, 3}, 2), rows);
     auto of = any_batch<float>(g, {3, 4, 19, 5}, {3, 2, 25, 5}, 4);
     of.query_lengths = {19, 0, 7};
     of.key_lengths = {2, 25, 20};
@@ -251,9 +251,9 @@ TEST_CASE("slopes and tables of heads, or one for all") {
 
 template <class T>
 training_batch<T> any_packed(generator& g, heads_order order) {
-  auto of = any_batch<T>(g, {1, 4, 60, 6}, {1, 2, 700, 6}, 5, order);
+  auto of = any_batch<T>(g, {1, 4, 60, 6}, {1, 2, 1300, 6}, 5, order);
   of.query_starts = {0, 5, 5, 20, 21, 21, 60, 60};
-  of.key_starts = {0, 3, 50, 50, 610, 610, 700, 700};
+  of.key_starts = {0, 3, 50, 50, 1210, 1210, 1300, 1300};
   return of;
 }
 
@@ -280,14 +280,14 @@ TEST_CASE("what is awful in one packed sequence stays there") {
   auto of = any_packed<float>(g, heads_order::bhld);
   const auto sound = run_batch(of, attn::causal(), attn::identity());
   for (index h = 0; h < 2; ++h) {
-    of.k.head(0, h).middleRows(50, 560).setConstant(NAN);
-    of.v.head(0, h).middleRows(50, 560).setConstant(infinity<float>);
+    of.k.head(0, h).middleRows(50, 1160).setConstant(NAN);
+    of.v.head(0, h).middleRows(50, 1160).setConstant(infinity<float>);
   }
   const auto bad = run_batch(of, attn::causal(), attn::identity());
   for (const auto& [first, count] : {std::pair{0, 20}, {21, 39}}) {
     check_same(sound.query.view().tokens(first, count), bad.query.view().tokens(first, count));
   }
-  for (const auto& [first, count] : {std::pair{0, 50}, {610, 90}}) {
+  for (const auto& [first, count] : {std::pair{0, 50}, {1210, 90}}) {
     check_same(sound.key.view().tokens(first, count), bad.key.view().tokens(first, count));
     check_same(sound.value.view().tokens(first, count), bad.value.view().tokens(first, count));
   }

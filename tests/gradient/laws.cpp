@@ -12,7 +12,7 @@ const std::vector<part> every(every_part.begin(), every_part.end());
 // Calls use(problem, mask, change) for a few calls with everything that has a gradient.
 template <class Scalar, class Use>
 void each_call(generator& g, const Use& use) {
-  for (const shape n : {shape{50, 20, 8, 4}, {1100, 600, 5, 3}, {40, 1300, 3, 7}, {0, 5, 2, 2}}) {
+  for (const shape n : {shape{50, 20, 8, 4}, {2100, 1100, 5, 3}, {40, 1300, 3, 7}, {0, 5, 2, 2}}) {
     CAPTURE(n.queries, n.keys);
     auto p = any_gradient_problem<Scalar>(g, n);
     p.forward.offset = n.keys - n.queries;
@@ -54,7 +54,7 @@ TEST_CASE("the same bits for any executor and any number of threads") {
 
 TEST_CASE("the same bits on the path that looks closer") {
   generator g(932);
-  auto p = any_gradient_problem<float>(g, {700, 650, 4, 3});
+  auto p = any_gradient_problem<float>(g, {1100, 1050, 4, 3});
   p.forward.k(7, 0) = std::numeric_limits<float>::quiet_NaN();
   p.forward.v(9, 1) = std::numeric_limits<float>::infinity();
   p.out_gradient(3, 0) = std::numeric_limits<float>::quiet_NaN();
@@ -160,7 +160,7 @@ TEST_CASE("gradients are linear in what came back") {
 
 TEST_CASE("with a workspace and the caller's memory, a call allocates nothing after the first") {
   generator g(937);
-  for (const shape n : {shape{50, 60, 8, 4}, {1, 1, 1, 1}, {700, 900, 16, 24}}) {
+  for (const shape n : {shape{50, 60, 8, 4}, {1, 1, 1, 1}, {1100, 1200, 16, 24}}) {
     const auto p = any_gradient_problem<float>(g, n);
     const matrix<float>& q = p.forward.q;
     const matrix<float>&k = p.forward.k, &v = p.forward.v;

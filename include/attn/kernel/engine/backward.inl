@@ -264,12 +264,7 @@ void backward_block(const gradient_problem<T>& g, const gradient_rules<T>& rules
   if (g.query.data == nullptr) return;
   T* const by_rows = block.at.query_rows;
   lanes_to_rows(block.at.query_gradient, lanes, strided<T>{by_rows, g.p.depth, 1}, rows, g.p.depth);
-  for (index i = 0; i < rows; ++i) {
-    T* const to = g.query.at(first + i, 0);
-    for (index c = 0; c < g.p.depth; ++c) {
-      to[c * g.query.col_stride] += by_rows[i * g.p.depth + c] * g.p.scale;
-    }
-  }
+  add_rows(by_rows, rows, g.p.depth, g.p.scale, g.query.from(first, 0));
 }
 
 /// Numbers that `backward` needs to work in, whatever the lengths beyond a block and a tile.

@@ -79,10 +79,31 @@ bool all_finite(strided<const T> of, index rows, index cols) {
 template <class T>
 void pack_rows(strided<const T> from, index rows, index cols, T factor, T* to) {
   const index wide = whole_vectors<T>(cols);
-  for (index i = 0; i < rows; ++i) {
+  const vec<T> factors = broadcast(factor);
+  for (index i = 0; i < rows; ++i, to += wide) {
     const T* a = from.data + i * from.row_stride;
-    for (index c = 0; c < cols; ++c) to[i * wide + c] = a[c * from.col_stride] * factor;
-    std::fill(to + i * wide + cols, to + (i + 1) * wide, T(0));
+    index c = 0;
+    if (from.col_stride == 1) {
+      for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) store(to + c, load(a + c) * factors);
+    }
+    for (; c < cols; ++c) to[c] = a[c * from.col_stride] * factor;
+    std::fill(to + cols, to + wide, T(0));
+  }
+}
+
+/// to(i, c) += factor · from[i · cols + c]
+template <class T>
+void add_rows(const T* from, index rows, index cols, T factor, strided<T> to) {
+  const vec<T> factors = broadcast(factor);
+  for (index i = 0; i < rows; ++i, from += cols) {
+    T* a = to.data + i * to.row_stride;
+    index c = 0;
+    if (to.col_stride == 1) {
+      for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) {
+        store(a + c, multiply_add(load(from + c), factors, load(a + c)));
+      }
+    }
+    for (; c < cols; ++c) a[c * to.col_stride] += from[c] * factor;
   }
 }
 
