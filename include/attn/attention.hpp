@@ -87,11 +87,12 @@ index stage_tasks(index rows) {
 
 /// Multiplies weights by 0 or 1 / (1 - probability).
 template <class P>
-void drop(P& weights, const dropout& draws, const block_place& place) {
+void drop(P& weights, const dropout& of, const block_place& place) {
   using S = typename P::Scalar;
+  const dropping draws(of);
   for (index i = 0; i < weights.rows(); ++i) {
     for (index j = 0; j < weights.cols(); ++j) {
-      weights.coeffRef(i, j) *= S(dropout_factor(draws, place.at(i, j)));
+      weights.coeffRef(i, j) *= S(draws.keeps(place.at(i, j)) ? draws.factor : 0);
     }
   }
 }
@@ -307,6 +308,7 @@ plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
     s.first.memory.key.col_stride = detail::col_stride_of(key.derived());
     s.first.memory.value.col_stride = detail::col_stride_of(value.derived());
     s.first.shape = detail::make_call_shape(query.rows(), key.rows(), {}, false);
+    s.first.dropout = detail::dropping(options.dropout);
     const simd set = instruction_set();
     const detail::sequence_tasks tasks = detail::tasks_of<S>(s, kernel::engine_on<S>(set), options);
     return {true, set, tasks.chunks > 0, tasks.count,

@@ -41,6 +41,13 @@ inline constexpr bool is_composition = false;
 template <class A, class B>
 inline constexpr bool is_composition<composition<A, B>> = true;
 
+/// The changes of this library's that have numbers to be learned.
+template <class F>
+concept Learned = std::is_same_v<F, alibi> || requires(const F& f) {
+  f.table();
+  f.parameters();
+};
+
 template <class F, class S>
 concept TakesDual =
     std::is_invocable_v<const F&, dual<S>, position> || std::is_invocable_v<const F&, dual<S>>;
@@ -65,7 +72,8 @@ S derivative(const F& score_mod, S s, position at) {
   } else {
     static_assert(TakesDual<F, S>,
                   "attn: this score change has no derivative: let it take its score as auto, so "
-                  "that it can be called with an attn::dual, or give its derivative as well: "
+                  "that it can be called with an attn::dual (and calls functions without std::, as "
+                  "in `using std::tanh; tanh(s)`), or give its derivative as well: "
                   "attn::with_derivative(function, derivative).");
     return s;
   }
@@ -76,7 +84,7 @@ template <class F>
 index parameters_of(const F& score_mod) {
   if constexpr (is_composition<F>) {
     return parameters_of(score_mod.first) + parameters_of(score_mod.second);
-  } else if constexpr (requires { score_mod.parameters(); }) {
+  } else if constexpr (Learned<F>) {
     return score_mod.parameters();
   } else {
     return 0;
@@ -93,7 +101,7 @@ void add_parameter_gradient(const F& score_mod, S s, position at, S gradient, do
                            gradient * derivative(score_mod.second, between, at), to);
     add_parameter_gradient(score_mod.second, between, at, gradient,
                            to + parameters_of(score_mod.first));
-  } else if constexpr (requires { score_mod.parameters(); }) {
+  } else if constexpr (Learned<F>) {
     score_mod.add_parameter_gradient(s, at, gradient, to);
   }
 }
@@ -104,7 +112,7 @@ void each_with_parameters(const F& score_mod, const Use& use, index first = 0) {
   if constexpr (is_composition<F>) {
     each_with_parameters(score_mod.first, use, first);
     each_with_parameters(score_mod.second, use, first + parameters_of(score_mod.first));
-  } else if constexpr (requires { score_mod.parameters(); }) {
+  } else if constexpr (Learned<F>) {
     use(score_mod, first);
   }
 }

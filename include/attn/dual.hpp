@@ -4,7 +4,9 @@
 
 #include <attn/math.hpp>
 #include <cmath>
+#include <compare>
 #include <concepts>
+#include <type_traits>
 
 namespace attn {
 
@@ -66,12 +68,12 @@ struct dual {
   friend constexpr dual abs(dual x) { return x.value < 0 ? -x : x; }
   friend dual sqrt(dual x) {
     const T root = std::sqrt(x.value);
-    return {root, x.derivative / (2 * root)};
+    return {root, x.derivative == 0 ? T(0) : x.derivative / (2 * root)};
   }
   friend dual sin(dual x) { return {std::sin(x.value), x.derivative * std::cos(x.value)}; }
   friend dual cos(dual x) { return {std::cos(x.value), -x.derivative * std::sin(x.value)}; }
   friend dual pow(dual x, T n) {
-    return {std::pow(x.value, n), x.derivative * n * std::pow(x.value, n - 1)};
+    return {std::pow(x.value, n), n == 0 ? T(0) : x.derivative * n * std::pow(x.value, n - 1)};
   }
   friend constexpr dual exp(dual x) { return math::exp(x); }
   friend constexpr dual exp2(dual x) { return math::exp2(x); }

@@ -1,10 +1,12 @@
 // The backward pass of attention: from the gradient of its result to those of query, key and value,
-// and of whatever else can be learned, in memory that does not grow with the lengths.
+// and of whatever else can be learned, in memory that does not grow with the lengths (but for the
+// sums of a relative bias: its table once for each head of a sequence and part of its keys).
 #pragma once
 
 #include <attn/gradient_call.hpp>
 #include <attn/heads_attention.hpp>
 #include <attn/varlen.hpp>
+#include <optional>
 
 namespace attn {
 namespace detail {
@@ -66,7 +68,6 @@ class gradient_pass {
     outputs_.add_input("out_gradient", views_.out_gradient);
     outputs_.add_input("log_sum_exp", views_.log_sum_exp);
     outputs_.add_input("log_sum_exp_gradient", views_.log_sum_exp_gradient);
-    add_learned();
     check_output("gradients.query", to_.query, forward_.query.shape(), as_heads_);
     check_output("gradients.key", to_.key, key.shape(), as_heads_);
     check_output("gradients.value", to_.value, value.shape(), as_heads_);
@@ -79,6 +80,7 @@ class gradient_pass {
       outputs_.check<T>("gradients.sink", to_.sink, sinks_, 1);
     }
     check_parameters();
+    require_apart_from_rules();
     key_shape_ = key.shape();
     value_shape_ = value.shape();
   }
@@ -98,9 +100,13 @@ class gradient_pass {
     const backward_call<T, Stored> call(forward_, views_, key_starts_);
     const index count = to_.slopes || to_.relative_bias ? parameters_of(score_mod_) : 0;
     const auto numbers = static_cast<std::size_t>(call.parameter_tasks() * count);
-    const workspace::lease parameters(memory, std::max<std::size_t>(numbers, 1) * sizeof(double));
-    auto* const sums = static_cast<double*>(parameters.data());
-    std::fill_n(sums, numbers, 0.0);
+    std::optional<workspace::lease> parameters;
+    double* sums = nullptr;
+    if (numbers > 0) {
+      parameters.emplace(memory, numbers * sizeof(double));
+      sums = static_cast<double*>(parameters->data());
+      std::fill_n(sums, numbers, 0.0);
+    }
 
     const simd set = instruction_set();
     const auto change = for_kernel(score_mod_);
@@ -125,26 +131,21 @@ class gradient_pass {
     }
   }
 
-  /// What is read while gradients of it are written: a bias, a table, sinks, if in memory.
-  void add_learned() {
-    bool wanted = static_cast<bool>(to_.bias);
-    each_additive(mask_, [&](const auto& part) {
-      if constexpr (requires { part.of_heads; }) {
-        using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
-        const heads_view<element> view(part.data(0, 0), part.shape(), part.strides());
-        if (std::exchange(wanted, false)) outputs_.add_input("mask", footprint_of(view));
-      }
+  /// Masks, tables and sinks in memory are read while the outputs are written.
+  void require_apart_from_rules() const {
+    each_in_memory(mask_, [&](const auto& part) {
+      using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
+      const heads_view<element> view(part.data(0, 0), part.shape(), part.strides());
+      outputs_.require_apart_from("mask", footprint_of(view));
     });
-    wanted = static_cast<bool>(to_.relative_bias);
     each_with_parameters(score_mod_, [&]<class Part>(const Part& part, index) {
       if constexpr (!has_slopes<Part>) {
-        const footprint bytes = footprint_of(part.table());
-        if (std::exchange(wanted, false)) outputs_.add_input("relative_bias", bytes);
+        outputs_.require_apart_from("relative_bias", footprint_of(part.table()));
       }
     });
     const auto sinks = reinterpret_cast<std::uintptr_t>(forward_.options.sink.data());
     const std::size_t bytes = forward_.options.sink.bytes();
-    if (to_.sink) outputs_.add_input("options.sink", {sinks, sinks + bytes, 0, bytes});
+    outputs_.require_apart_from("options.sink", {sinks, sinks + bytes, 0, bytes});
   }
 
   static heads_view<T> open(const output& target, const heads_shape& shape, bool of_heads) {

@@ -19,7 +19,7 @@ struct gradients {
   /// Of the table of a `relative_bias`, in its shape.
   output relative_bias = {};
   /// Of options.sink: a vector with one a head, or with a single number where one sink holds for
-  /// all.
+  /// all; 0 where there is none.
   output sink = {};
   /// Of the slopes of an `alibi`: a vector with one a head, or with a single number.
   output slopes = {};
@@ -28,7 +28,8 @@ struct gradients {
 };
 
 /// What the forward pass gave, and what came back for it: d loss / d out, and d loss / d lse where
-/// the loss depends on the log-sum-exp as well.
+/// the loss depends on the log-sum-exp as well. It refers to them: written within a call, it may
+/// name temporaries, else not.
 struct forward_pass {
   input log_sum_exp = {};
   input log_sum_exp_gradient = {};
@@ -47,6 +48,22 @@ void each_additive(const M& mask, const Use& use) {
     each_additive(mask.second, use);
   } else if constexpr (AdditiveMask<M>) {
     use(mask);
+  }
+}
+
+/// Calls use(mask) for each part of a mask that is a matrix or view in memory.
+template <class M, class Use>
+void each_in_memory(const M& mask, const Use& use) {
+  if constexpr (requires { mask.of_heads; }) {
+    use(mask);
+  } else if constexpr (requires { mask.hidden; }) {
+    each_in_memory(mask.hidden, use);
+  } else if constexpr (requires {
+                         mask.first;
+                         mask.second;
+                       }) {
+    each_in_memory(mask.first, use);
+    each_in_memory(mask.second, use);
   }
 }
 
@@ -92,7 +109,7 @@ inline index parts_of(const call_shape& shape) {
 /// (n + r) mod parts of the queries. So no two tasks of a round add to the same gradients, and what
 /// is added to a number comes in one order, whoever runs the tasks. Sequences or heads that share
 /// what is added to belong to one task, which takes a few blocks of queries of each in turn: what
-/// they share stays in the cache.
+/// they share stays in the cache; they are cut in parts by the longest.
 template <class T, class Stored>
 class backward_call {
  public:
@@ -168,7 +185,7 @@ class backward_call {
     for (index round = 0; round < parts_; ++round) {
       run_tasks<1024>(batches * groups * parts_, static_cast<std::size_t>(numbers) * sizeof(T),
                       memory, forward_.options.executor, [&](index i, void* where) {
-                        run_task(engine, rules, task_at(i, round), parameters, count,
+                        run_task(engine, rules, share_of(i, round), parameters, count,
                                  static_cast<T*>(where));
                       });
     }
@@ -176,11 +193,11 @@ class backward_call {
 
  private:
   /// Sequences and query heads [first, last), and parts of their keys and queries.
-  struct task {
+  struct share {
     index first_batch, last_batch, first_head, last_head, part, round;
   };
 
-  [[nodiscard]] task task_at(index i, index round) const {
+  [[nodiscard]] share share_of(index i, index round) const {
     const index heads = forward_.query.heads();
     const index groups = share_heads_ ? 1 : forward_.stored.heads();
     const index h = i / parts_ % groups * group_;
@@ -194,7 +211,7 @@ class backward_call {
   }
 
   void run_task(const kernel::gradient_functions<T>& engine, const kernel::gradient_rules<T>& rules,
-                const task& of, double* parameters, index count, T* memory) const {
+                const share& of, double* parameters, index count, T* memory) const {
     const bool shares = share_batch_ || share_heads_;
     const call_shape shape = share_batch_ ? longest_ : forward_.shape(of.first_batch);
     const index parts = parts_of(shape);
@@ -242,18 +259,18 @@ void add_sink_gradients(const Call& call, index batch, index heads, bool one_for
     double sum = 0;
     for (index b = 0; b < batch; ++b) {
       const kernel::gradient_problem<T> g = call.problem(b, h);
+      if (g.p.sink == -std::numeric_limits<T>::infinity()) continue;
       for (index i = 0; i < g.p.shape.queries; ++i) {
         double delta = g.log_sum_exp_gradient.data == nullptr
                            ? 0.0
                            : -double{*g.log_sum_exp_gradient.at(i, 0)};
         const double lse{*g.log_sum_exp.at(i, 0)};
         for (index c = 0; c < g.p.value_depth; ++c) {
-          if (lse == double{g.p.sink} && *g.out.at(i, c) == T(0)) continue;
-          delta += double{*g.out_gradient.at(i, c)} * double{*g.out.at(i, c)};
+          const T gradient = *g.out_gradient.at(i, c);
+          if (gradient == T(0) || (lse == double{g.p.sink} && *g.out.at(i, c) == T(0))) continue;
+          delta += double{gradient} * double{*g.out.at(i, c)};
         }
-        if (g.p.sink > -std::numeric_limits<T>::infinity()) {
-          sum -= std::exp(double{g.p.sink} - lse) * delta;
-        }
+        if (delta != 0) sum -= std::exp(double{g.p.sink} - lse) * delta;
       }
     }
     T& sink = to[one_for_all ? 0 : h * stride];

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <attn/held_matrix.hpp>
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -256,6 +257,8 @@ auto split_qkv(M&& matrix, index heads) {
 enum class heads_order { bhld, blhd };
 
 /// Heads that own their memory, and stand where a view is asked for. What was moved from is empty.
+/// The memory starts at a multiple of 64 bytes: no vector of a row whose size is one too lies on
+/// two cache lines.
 template <class T>
 class heads_array {
  public:
@@ -284,7 +287,7 @@ class heads_array {
   void resize(const heads_shape& shape, heads_order order = heads_order::bhld) {
     detail::check_extents("heads_array", shape);
     if (shape.size() != shape_.size()) {
-      elements_.reset(shape.size() == 0 ? nullptr : new T[static_cast<std::size_t>(shape.size())]);
+      elements_ = allocated(shape.size());
     }
     shape_ = shape;
     order_ = order;
@@ -311,9 +314,28 @@ class heads_array {
                                        : detail::blhd_strides(shape_);
   }
 
+  static constexpr std::align_val_t alignment{std::max<std::size_t>(64, alignof(T))};
+  struct release {
+    index size = 0;
+    void operator()(T* elements) const {
+      std::destroy_n(elements, size);
+      ::operator delete(elements, alignment);
+    }
+  };
+  using memory = std::unique_ptr<T[], release>;
+
+  static memory allocated(index size) {
+    if (size == 0) return {};
+    void* const bytes = ::operator new(static_cast<std::size_t>(size) * sizeof(T), alignment);
+    memory elements(static_cast<T*>(bytes), release{0});  // none to destroy, should one throw
+    std::uninitialized_default_construct_n(elements.get(), size);
+    elements.get_deleter().size = size;
+    return elements;
+  }
+
   heads_shape shape_{0, 0, 0, 0};
   heads_order order_ = heads_order::bhld;
-  std::unique_ptr<T[]> elements_;
+  memory elements_;
 };
 
 namespace detail {

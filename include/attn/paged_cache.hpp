@@ -53,12 +53,9 @@ class page_pool {
   [[nodiscard]] index free_pages() const { return std::ssize(free_); }
   /// Tokens that a page holds.
   [[nodiscard]] index page_size() const { return tokens_.key.shape().length; }
-  /// Which of a sequence's pages a position lies in, and the row there.
+  /// Which of a sequence's pages a position lies in.
   [[nodiscard]] index page_of(index position) const {
     return shift_ >= 0 ? position >> shift_ : position / page_size();
-  }
-  [[nodiscard]] index row_of(index position) const {
-    return position - page_of(position) * page_size();
   }
   /// Heads of key and value.
   [[nodiscard]] index heads() const { return tokens_.key.shape().heads; }
@@ -134,14 +131,11 @@ class page_pool {
     detail::require(count(page) > 0, "page ", page, " of this page_pool is free");
   }
 
-  /// Of a power of 2 its exponent, else -1: a division takes as long as many a row's copy.
-  static int exponent_of(index size) {
-    const auto n = static_cast<std::size_t>(size);
-    return std::has_single_bit(n) ? std::countr_zero(n) : -1;
-  }
-
   detail::stored_tokens<T> tokens_;
-  int shift_ = exponent_of(page_size());
+  /// Of a power of 2 the exponent, else -1: divisions would take as long as a row's copy.
+  int shift_ = std::popcount(std::size_t(page_size())) == 1
+                   ? std::countr_zero(std::size_t(page_size()))
+                   : -1;
   std::vector<std::int32_t> references_;
   std::vector<std::int32_t> free_;  // never longer than there are pages, for which it has room
 };
@@ -229,7 +223,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     this->check_sequence(to);
     if (from == to) return;
     const index length = this->length_of(from), full = pool_->page_of(length);
-    const bool unfinished = pool_->row_of(length) != 0;
+    const bool unfinished = row_of(length) != 0;
     const auto mine = [&](std::int32_t page) { return pool_->count(page) == 1; };
     const auto given_up = table(to);
     detail::require_room(!unfinished || pool_->free_pages() > 0 ||
@@ -253,6 +247,9 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     this->check_sequence(b);
     return *pool_;
   }
+  [[nodiscard]] index row_of(index position) const {
+    return position - pool_->page_of(position) * pool_->page_size();
+  }
   [[nodiscard]] index pages_for(index length) const {
     return pool_->page_of(length + pool_->page_size() - 1);
   }
@@ -265,7 +262,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
   /// to it as well; -1 otherwise.
   [[nodiscard]] std::int32_t shared_page(index b) const {
     const index length = this->length_of(b);
-    if (pool_->row_of(length) == 0) return -1;
+    if (row_of(length) == 0) return -1;
     const std::int32_t page = entries(b)[pool_->page_of(length)];
     return pool_->count(page) > 1 ? page : -1;
   }
@@ -273,8 +270,8 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
   /// A page that starts with the tokens that a sequence of this length has in `page`.
   [[nodiscard]] std::int32_t copied(std::int32_t page, index length) {
     const std::int32_t copy = pool_->take();
-    pool_->tokens_.key.copy(copy, page, pool_->row_of(length));
-    pool_->tokens_.value.copy(copy, page, pool_->row_of(length));
+    pool_->tokens_.key.copy(copy, page, row_of(length));
+    pool_->tokens_.value.copy(copy, page, row_of(length));
     return copy;
   }
 
@@ -318,7 +315,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
   }
 
   [[nodiscard]] detail::token_place place(index b, index position) const {
-    return {entries(b)[pool_->page_of(position)], pool_->row_of(position)};
+    return {entries(b)[pool_->page_of(position)], row_of(position)};
   }
   [[nodiscard]] detail::stored_tokens<T>& tokens() { return pool_->tokens_; }
 

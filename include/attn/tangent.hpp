@@ -7,7 +7,7 @@
 namespace attn {
 
 /// What query, key and value change by, each in the shape of its own; what is left empty does not
-/// change.
+/// change. It refers to them: written within a call, it may name temporaries, else not.
 struct tangents {
   input key = {};
   input query = {};
@@ -16,7 +16,7 @@ struct tangents {
 
 /// `auto [out, out_tangent, log_sum_exp_tangent] = …`
 template <class Out, class Lse>
-struct with_tangent {
+struct value_and_tangent {
   Out out;
   Out out_tangent;
   Lse log_sum_exp_tangent;
@@ -103,6 +103,20 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
   views.query = tangent_view<T>("tangents.query", by.query, query.shape(), as_heads);
   views.key = tangent_view<T>("tangents.key", by.key, key.shape(), as_heads);
   views.value = tangent_view<T>("tangents.value", by.value, value.shape(), as_heads);
+  heads_outputs outputs;
+  outputs.add_input("query", query);
+  outputs.add_input("key", key);
+  outputs.add_input("value", value);
+  outputs.add_input("tangents.query", views.query);
+  outputs.add_input("tangents.key", views.key);
+  outputs.add_input("tangents.value", views.value);
+  heads_shape shape = query.shape();
+  shape.width = 1;
+  if (as_heads) {
+    outputs.check<T>("options.log_sum_exp", options.log_sum_exp, shape);
+  } else {
+    outputs.check<T>("options.log_sum_exp", options.log_sum_exp, shape.length, 1);
+  }
   open(views);
   call.out = views.out;
   call.log_sum_exp = views.log_sum_exp;
@@ -129,6 +143,9 @@ inline namespace ATTN_BUILD_NAMESPACE {
 /// for `scaled_dot_product_attention_backward`; masks, biases and sinks do not change. With
 /// dropout, the same weights are left out of both. Where a query sees no key, all is 0.
 ///
+/// Values and sums are taken as they are: where sums overflow that the forward pass would shrink,
+/// the result is inf or NaN here.
+///
 /// Returns out and out_tangent (Lq x dv) and log_sum_exp_tangent (Lq x 1). options.log_sum_exp is
 /// written as ever; weights are refused. float and double. Throws std::invalid_argument as the
 /// forward pass does, and where a tangent has not the shape and type of what it is for.
@@ -146,10 +163,9 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase
   const auto& q = detail::evaluated(query.derived());
   const auto& k = detail::evaluated(key.derived());
   const auto& v = detail::evaluated(value.derived());
-  detail::require_apart<T, T>({}, options, q, k, v);
   using matrix = detail::rows_by_cols<T, Q, V>;
   using vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
-  with_tangent<matrix, vector> result;
+  value_and_tangent<matrix, vector> result;
   result.out.resize(query.rows(), value.cols());
   result.out_tangent.resize(query.rows(), value.cols());
   result.log_sum_exp_tangent.resize(query.rows());
@@ -203,12 +219,7 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const 
   const auto v = detail::as_heads(value);
   heads_shape shape = q.shape();
   shape.width = 1;
-  detail::heads_outputs outputs;
-  outputs.add_input("query", q);
-  outputs.add_input("key", k);
-  outputs.add_input("value", v);
-  outputs.check<T>("options.log_sum_exp", options.log_sum_exp, shape);
-  with_tangent<heads_array<T>, heads_array<T>> result;
+  value_and_tangent<heads_array<T>, heads_array<T>> result;
   const auto open = [&](detail::tangent_views<T>& views) {
     result.log_sum_exp_tangent.resize(shape);
     views.log_sum_exp_tangent = result.log_sum_exp_tangent.view();

@@ -255,6 +255,12 @@ TEST_CASE("gradients of what is learned that lie on it") {
   VectorXf sinks = VectorXf::Ones(1);
   CHECK(c.missing({.sink = sinks}, c.from(), attn::none(), attn::identity(),
                   {"gradients.sink overlaps options.sink"}, {.sink = sinks}) == "");
+  MatrixXf large = MatrixXf::Ones(3, 5);
+  CHECK(c.missing({.query = large.leftCols(4)}, c.from(), attn::causal() & large, attn::identity(),
+                  {"gradients.query overlaps mask"}) == "");
+  CHECK(c.missing({.query = table.head(12).reshaped(3, 4)}, c.from(), attn::none(),
+                  attn::relative_bias(table), {"gradients.query overlaps relative_bias"}) == "");
+  CHECK((large.array() == 1).all());
   CHECK((bias.array() == 1).all());
   CHECK((table.array() == 1).all());
   CHECK(sinks(0) == 1);

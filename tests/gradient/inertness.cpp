@@ -220,5 +220,59 @@ TEST_CASE("a NaN that came back for the log-sum-exp reaches its own row only") {
   CHECK(is_finite(found[of_value]));
 }
 
+// A padded batch that attends to itself: a token of padding is a query, too, but nothing comes back
+// for it.
+TEST_CASE("a row that nothing came back for passes nothing back, whatever is in it") {
+  generator g(977);
+  auto p = any_gradient_problem<float>(g, {20, 20, 5, 3});
+  p.log_sum_exp_gradient.resize(0);
+  p.forward.sink = -infinity<double>;
+  p.out_gradient.row(7).setZero();
+  const auto hidden = [](index, index key) { return key != 7; };
+  const auto gradients = [&] {
+    vector<float> lse;
+    matrix<float> query, key, value;
+    const matrix<float> out = attn::scaled_dot_product_attention(
+        p.forward.q, p.forward.k, p.forward.v, hidden, {.log_sum_exp = lse});
+    attn::scaled_dot_product_attention_backward(
+        {.key = key, .query = query, .value = value},
+        {.log_sum_exp = lse, .out = out, .out_gradient = p.out_gradient}, p.forward.q, p.forward.k,
+        p.forward.v, hidden);
+    CHECK(query.row(7).isZero(0));
+    matrix<float> all(60, 5);
+    all << query, key, (matrix<float>(20, 5) << value, matrix<float>::Zero(20, 2)).finished();
+    return all;
+  };
+  const matrix<float> sound = gradients();
+  p.forward.q.row(7).setConstant(NAN);
+  p.forward.k.row(7).setConstant(NAN);
+  p.forward.v.row(7).setConstant(NAN);
+  const matrix<float> found = gradients();
+  CHECK(found.allFinite());
+  CHECK((found - sound).cwiseAbs().maxCoeff() <= 1e-5f);
+}
+
+TEST_CASE("an empty row is never asked about a score that it does not have") {
+  matrix<float> q = matrix<float>::Ones(3, 2), k = matrix<float>::Ones(4, 2);
+  const matrix<float> v = matrix<float>::Ones(4, 2), out_gradient = matrix<float>::Ones(3, 2);
+  q.row(0).setConstant(-3e38f);
+  k *= 3e38f;  // the products of row 0 overflow to -inf, those of the others are large
+  q.bottomRows(2) *= 1e-38f;
+  const auto change = [](auto s) { return s + 1 / s; };
+  vector<float> lse;
+  const matrix<float> out =
+      attn::scaled_dot_product_attention(q, k, v, attn::none(), change, {.log_sum_exp = lse});
+  REQUIRE(lse(0) == -infinity<float>);
+  matrix<float> query, key, value;
+  attn::scaled_dot_product_attention_backward(
+      {.key = key, .query = query, .value = value},
+      {.log_sum_exp = lse, .out = out, .out_gradient = out_gradient}, q, k, v, attn::none(),
+      change);
+  CHECK(query.row(0).isZero(0));
+  CHECK(query.allFinite());
+  CHECK(key.allFinite());
+  CHECK(value.allFinite());
+}
+
 }  // namespace
 }  // namespace attn_test

@@ -217,5 +217,48 @@ TEST_CASE("a workspace does not grow with the lengths") {
   CHECK(bytes({2500, 2500, 16, 16}) == some);
 }
 
+// Σ_j dv_j = Σ_i dO_i, for the rows of weights sum to 1, however large the scores: those on the way
+// back are rounded as those on the way forward.
+template <class Scalar>
+void check_sum_of_weights(double size) {
+  generator g(941);
+  for (const index d : {3, 4, 17}) {
+    for (const bool biased : {false, true}) {
+      CAPTURE(size, d, biased);
+      auto p = any_gradient_problem<Scalar>(g, {40, 150, d, 2});
+      p.forward.scale = std::nullopt;
+      p.forward.sink = -std::numeric_limits<double>::infinity();
+      p.forward.q *= static_cast<Scalar>(size);
+      const matrix<Scalar> bias =
+          any_matrix<matrix<Scalar>>(g, 40, 150) * static_cast<Scalar>(biased ? size : 0);
+      vector<Scalar> lse;
+      matrix<Scalar> out, dv;
+      const auto both = [&](const auto& mask) {
+        out = attn::scaled_dot_product_attention(p.forward.q, p.forward.k, p.forward.v, mask,
+                                                 {.log_sum_exp = lse});
+        attn::scaled_dot_product_attention_backward(
+            {.value = dv}, {.log_sum_exp = lse, .out = out, .out_gradient = p.out_gradient},
+            p.forward.q, p.forward.k, p.forward.v, mask);
+      };
+      biased ? both(attn::as_mask(bias)) : both(attn::none());
+      const double error = (dv.colwise().sum() - p.out_gradient.colwise().sum())
+                               .template cast<double>()
+                               .cwiseAbs()
+                               .maxCoeff();
+      const double eps = tolerance::eps<Scalar>();
+      CHECK(error <= 40 * eps *
+                         (16 + std::abs(static_cast<double>(lse.cwiseAbs().maxCoeff())) *
+                                   (size < 1e4 ? 1 : 0)));
+    }
+  }
+}
+
+TEST_CASE("weights of any scores sum to 1 on the way back") {
+  for (const double size : {1.0, 1e8, 1e30}) {
+    check_sum_of_weights<float>(size);
+    check_sum_of_weights<double>(size);
+  }
+}
+
 }  // namespace
 }  // namespace attn_test

@@ -215,6 +215,26 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
             .empty());
   CHECK(lse.size() == 1);
   CHECK(lse(0) == 7);
+  matrix<float> moved = matrix<float>::Ones(3, 4);
+  CHECK(missing(call({.query = moved}, {.log_sum_exp = moved.col(1)}),
+                {"options.log_sum_exp overlaps tangents.query"})
+            .empty());
+  CHECK((moved.array() == 1).all());
+}
+
+TEST_CASE("a score of -inf that a change returns has no tangent") {
+  generator g(707);
+  const shape n{20, 30, 5, 4};
+  const auto p = any_problem<float>(g, n);
+  const auto by = any_direction<float>(g, n);
+  const auto change = [](auto s, attn::position at) {
+    using S = decltype(s);
+    return (at.key > at.query ? S(-INFINITY) : s) * S(0.5f);
+  };
+  const auto found = attn::scaled_dot_product_attention_jvp(by.given(), p.q, p.k, p.v, attn::none(),
+                                                            change, {.alignment = attn::top_left});
+  CHECK(found.out_tangent.allFinite());
+  CHECK(found.log_sum_exp_tangent.allFinite());
 }
 
 }  // namespace

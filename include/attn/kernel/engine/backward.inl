@@ -6,7 +6,8 @@
 //     δ  = <dO, O> - dlse                  dS = dS ∘ change'             dQ += scale · dS K
 
 /// Turns scores into weights and their gradients into those of the scores. What is hidden gets 0
-/// for both, by selection. `factor` is what scores are still multiplied by.
+/// for both, by selection. `factor` is what scores are still multiplied by: rounded as on the way
+/// forward, for where scores are large, less than their rounding decides what a weight is.
 template <class T, int Vectors, bool Masked, bool Drops>
 ATTN_NOINLINE void softmax_gradient(const gradient_memory<T>& at, index keys, T factor, bool adds) {
   constexpr int lanes = vec<T>::lanes;
@@ -18,13 +19,8 @@ ATTN_NOINLINE void softmax_gradient(const gradient_memory<T>& at, index keys, T 
     const vec<T> base = load(at.base + v * lanes);
     const vec<T> delta = load(at.delta + v * lanes);
     for (index i = v * lanes; i < keys * width<T, Vectors>; i += width<T, Vectors>) {
-      vec<T> below;
-      if constexpr (Masked) {
-        const vec<T> score = load(at.scores + i) * unit;
-        below = (adds ? score + load(at.mask + i) : score) - base;
-      } else {
-        below = multiply_add(load(at.scores + i), unit, zero - base);
-      }
+      const vec<T> bias = Masked && adds ? load(at.mask + i) : zero;
+      const vec<T> below = multiply_add(load(at.scores + i), unit, bias) - base;
       vec<T> weight = exp2(below * bits_of_one);
       vec<T> gradient = load(at.gradient + i);
       if constexpr (Drops) gradient = gradient * load(at.kept + i);
@@ -161,7 +157,8 @@ ATTN_NOINLINE void add_products_with_care(const gradient_block<T>& block, const 
   }
 }
 
-/// Weights of rows that saw nothing, and their gradients, where NaN or inf in a key made them NaN.
+/// Weights of rows that pass nothing back, and their gradients, where NaN or inf in a key, or a
+/// score change, made them NaN.
 template <class T>
 void clear_empty_rows(const gradient_block<T>& block, index keys) {
   for (index w = 0; w < block.lanes; ++w) {
@@ -216,7 +213,7 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
       softmax_gradient<T, Vectors, false, false>(at, t.keys, factor, false);
     }
   }
-  if (careful) clear_empty_rows(block, t.keys);
+  if (block.has_empty && (careful || scores.changes)) clear_empty_rows(block, t.keys);
   if (g.bias.data != nullptr) add_bias_gradient(block, t);
   if (scores.changes) {
     const score_tile<T> before{at.before, s.lanes, t, s.row, s.offset};
@@ -262,9 +259,13 @@ void backward_block(const gradient_problem<T>& g, const gradient_rules<T>& rules
   } while (find_tile(walk, key, t, seen));
 
   if (g.query.data == nullptr) return;
+  const vec<T> scale = broadcast(g.p.scale);
+  for (index i = 0; i < g.p.depth * lanes; i += vec<T>::lanes) {
+    store(block.at.query_gradient + i, load(block.at.query_gradient + i) * scale);
+  }
   T* const by_rows = block.at.query_rows;
   lanes_to_rows(block.at.query_gradient, lanes, strided<T>{by_rows, g.p.depth, 1}, rows, g.p.depth);
-  add_rows(by_rows, rows, g.p.depth, g.p.scale, g.query.from(first, 0));
+  add_rows(by_rows, rows, g.p.depth, g.query.from(first, 0));
 }
 
 /// Numbers that `backward` needs to work in, whatever the lengths beyond a block and a tile.

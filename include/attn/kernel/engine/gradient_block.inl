@@ -63,7 +63,7 @@ bool all_finite(strided<const T> of, index rows, index cols) {
   vec<T> sums = zero;  // NaN as soon as something isn't
   T sum = 0;
   for (index i = 0; i < rows; ++i) {
-    const T* a = of.data + i * of.row_stride;
+    const T* a = of.at(i, 0);
     index c = 0;
     if (of.col_stride == 1) {
       for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) {
@@ -81,7 +81,7 @@ void pack_rows(strided<const T> from, index rows, index cols, T factor, T* to) {
   const index wide = whole_vectors<T>(cols);
   const vec<T> factors = broadcast(factor);
   for (index i = 0; i < rows; ++i, to += wide) {
-    const T* a = from.data + i * from.row_stride;
+    const T* a = from.at(i, 0);
     index c = 0;
     if (from.col_stride == 1) {
       for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) store(to + c, load(a + c) * factors);
@@ -91,24 +91,24 @@ void pack_rows(strided<const T> from, index rows, index cols, T factor, T* to) {
   }
 }
 
-/// to(i, c) += factor · from[i · cols + c]
+/// to(i, c) += from[i · cols + c]
 template <class T>
-void add_rows(const T* from, index rows, index cols, T factor, strided<T> to) {
-  const vec<T> factors = broadcast(factor);
+void add_rows(const T* from, index rows, index cols, strided<T> to) {
   for (index i = 0; i < rows; ++i, from += cols) {
-    T* a = to.data + i * to.row_stride;
+    T* a = to.at(i, 0);
     index c = 0;
     if (to.col_stride == 1) {
       for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) {
-        store(a + c, multiply_add(load(from + c), factors, load(a + c)));
+        store(a + c, load(a + c) + load(from + c));
       }
     }
-    for (; c < cols; ++c) a[c * to.col_stride] += from[c] * factor;
+    for (; c < cols; ++c) a[c * to.col_stride] += from[c];
   }
 }
 
-/// base, δ, and both kinds of rows. A row that saw nothing gets a base of inf, at which every
-/// weight is 0, and zeros for all else.
+/// base, δ, and both kinds of rows. A row that saw nothing, or that nothing came back for, passes
+/// nothing back, whatever is in it: it gets a base of inf, at which every weight is 0, and zeros
+/// for all else.
 template <class T>
 void gather_rows(gradient_block<T>& block) {
   const gradient_problem<T>& g = block.g;
@@ -124,26 +124,34 @@ void gather_rows(gradient_block<T>& block) {
   pack_rows(query, block.rows, p.depth, p.scale, at.query_rows);
   pack_rows(out_gradient, block.rows, p.value_depth, T(1), at.out_gradient_rows);
   rows_to_lanes(g.out.from(block.first, 0), block.rows, p.value_depth, at.out, lanes);
+  const vec<T> zero = broadcast(T(0));
   for (index v = 0; v < lanes; v += vec<T>::lanes) {
-    vec<T> delta = broadcast(T(0));
-    for (index c = 0; c < p.value_depth; ++c) {
-      delta =
-          multiply_add(load(at.out_gradient + c * lanes + v), load(at.out + c * lanes + v), delta);
+    vec<T> delta = zero;
+    vec<T> came_back = zero;  // stays so where nothing has
+    for (index i = v; i < p.value_depth * lanes; i += lanes) {
+      const vec<T> gradient = load(at.out_gradient + i);
+      delta = multiply_add(gradient, load(at.out + i), delta);
+      came_back = where_equal(gradient, zero, came_back, broadcast(T(1)));
     }
     store(at.delta + v, delta);
+    store(at.base + v, came_back);
   }
-  std::fill_n(at.base, lanes, std::numeric_limits<T>::infinity());
+  std::fill(at.base + block.rows, at.base + lanes, std::numeric_limits<T>::infinity());
   for (index w = 0; w < block.rows; ++w) {
     const index i = block.first + w;
     const T lse = *g.log_sum_exp.at(i, 0);
-    if (lse == -std::numeric_limits<T>::infinity()) {
+    const T lse_gradient =
+        g.log_sum_exp_gradient.data == nullptr ? T(0) : *g.log_sum_exp_gradient.at(i, 0);
+    const bool nothing_came_back = at.base[w] == T(0) && lse_gradient == T(0);
+    if (lse == -std::numeric_limits<T>::infinity() || nothing_came_back) {
       block.has_empty = true;
+      at.base[w] = std::numeric_limits<T>::infinity();
       at.delta[w] = T(0);
       for (index c = 0; c < p.depth; ++c) at.query[c * lanes + w] = T(0);
       for (index c = 0; c < p.value_depth; ++c) at.out_gradient[c * lanes + w] = T(0);
       continue;
     }
     at.base[w] = lse;
-    if (g.log_sum_exp_gradient.data != nullptr) at.delta[w] -= *g.log_sum_exp_gradient.at(i, 0);
+    at.delta[w] -= lse_gradient;
   }
 }

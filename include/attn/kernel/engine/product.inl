@@ -27,8 +27,8 @@ ATTN_NOINLINE void product(strided<const T> a, index rows, index ahead, index de
                            index b_step, T* c, index c_row) {
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
-    product_rows<T, Rows, Vectors, Adds>(a.data + r * a.row_stride, a.row_stride, a.col_stride,
-                                         ahead, depth, b, b_step, c + r * c_row, c_row);
+    product_rows<T, Rows, Vectors, Adds>(a.at(r, 0), a.row_stride, a.col_stride, ahead, depth, b,
+                                         b_step, c + r * c_row, c_row);
   }
   if constexpr (Rows > 1) {
     if (r < rows) {

@@ -93,14 +93,17 @@ void score_tangents(const tangent_block<T>& block, const score_tile<T>& s, bool 
   }
 }
 
-/// mean = mean · factor + Σ e S';  S' = e S'
+/// mean = mean · factor + Σ e S';  S' = e S'. Where e is 0, so is the product, whatever S' is: a
+/// score of -inf may have a tangent that is no number.
 template <class T, int Vectors>
 ATTN_NOINLINE void weigh_tangents(const tangent_memory<T>& at, index keys) {
   constexpr int lanes = vec<T>::lanes;
   for (int v = 0; v < Vectors; ++v) {
     vec<T> sum = load(at.mean + v * lanes) * load(at.factor + v * lanes);
     for (index i = v * lanes; i < keys * width<T, Vectors>; i += width<T, Vectors>) {
-      const vec<T> weighted = load(at.scores + i) * load(at.tangents + i);
+      const vec<T> weight = load(at.scores + i);
+      const vec<T> zero = broadcast(T(0));
+      const vec<T> weighted = where_equal(weight, zero, zero, weight * load(at.tangents + i));
       store(at.tangents + i, weighted);
       sum = sum + weighted;
     }
