@@ -19,8 +19,9 @@ void change_gradient(const score_rules<T>& rules, const score_tile<T>& before, i
         const T* s = before.scores + j * before.lanes + first;
         T* g = gradient + j * before.lanes + first;
         T changed[lanes];
-        for (int w = 0; w < lanes; ++w)
+        for (int w = 0; w < lanes; ++w) {
           changed[w] = change.derivative(s[w], before.at(first + w, j));
+        }
         for (int w = 0; w < lanes; ++w) {
           changed[w] = g[w] == T(0) ? T(0) : g[w] * changed[w];
         }
