@@ -95,7 +95,10 @@ struct projection {
       of_weight.noalias() = seen.transpose() * y_gradient;
     }
     to.push_back({name + ".weight", std::move(of_weight)});
-    if (bias.size() > 0) to.push_back({name + ".bias", y_gradient.colwise().sum()});
+    if (bias.size() == 0) return;
+    matrix of_bias = matrix::Zero(1, y_gradient.cols());
+    if (y_gradient.rows() > 0) of_bias = y_gradient.colwise().sum();
+    to.push_back({name + ".bias", std::move(of_bias)});
   }
 
   /// dx = dy Wᵀ, as an expression.
