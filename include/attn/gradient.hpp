@@ -152,7 +152,7 @@ class gradient_pass {
     if (!target) return {};
     if (of_heads) return target.open<T>(shape);
     auto matrix = target.open<T>(shape.length, shape.width);
-    return {matrix.data(), shape, {0, 0, matrix.rowStride(), matrix.colStride()}};
+    return one_head(matrix);
   }
 
   template <class Part>
@@ -309,12 +309,8 @@ void scaled_dot_product_attention_backward(const gradients& to, const forward_pa
   const auto& q = detail::evaluated(query.derived());
   const auto& k = detail::evaluated(key.derived());
   const auto& v = detail::evaluated(value.derived());
-  const auto view = [](const auto& m) {
-    return heads_view<const T>(m.data(), {1, 1, m.rows(), m.cols()},
-                               {0, 0, m.rowStride(), m.colStride()});
-  };
-  detail::backward_of_heads<T>(to, from, view(q), view(k), view(v), seen, score_mod, options,
-                               detail::given_as::matrices);
+  detail::backward_of_heads<T>(to, from, one_head(q), one_head(k), one_head(v), seen, score_mod,
+                               options, detail::given_as::matrices);
 }
 
 /// The same without a score change.

@@ -120,8 +120,10 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
   open(views);
   call.out = views.out;
   call.log_sum_exp = views.log_sum_exp;
-  set_zero(views.out_tangent);
-  set_zero(views.log_sum_exp_tangent);
+  if (options.query_lengths) {  // other rows are all written
+    set_zero(views.out_tangent);
+    set_zero(views.log_sum_exp_tangent);
+  }
   attend_with_tangents(call, views, mask, score_mod);
   fill_beyond_lengths(call);
 }
@@ -169,19 +171,16 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase
   result.out.resize(query.rows(), value.cols());
   result.out_tangent.resize(query.rows(), value.cols());
   result.log_sum_exp_tangent.resize(query.rows());
-  const auto view = []<class E>(E* data, const auto& m) {
-    return heads_view<E>(data, {1, 1, m.rows(), m.cols()}, {0, 0, m.rowStride(), m.colStride()});
-  };
   const auto open = [&](detail::tangent_views<T>& views) {
-    views.out = view(result.out.data(), result.out);
-    views.out_tangent = view(result.out_tangent.data(), result.out_tangent);
-    views.log_sum_exp_tangent = view(result.log_sum_exp_tangent.data(), result.log_sum_exp_tangent);
+    views.out = one_head(result.out);
+    views.out_tangent = one_head(result.out_tangent);
+    views.log_sum_exp_tangent = one_head(result.log_sum_exp_tangent);
     if (!options.log_sum_exp) return;
     auto lse = options.log_sum_exp.template open<T>(query.rows(), 1);
-    views.log_sum_exp = view(lse.data(), lse);
+    views.log_sum_exp = one_head(lse);
   };
-  detail::attend_with_tangents<T>(by, view(q.data(), q), view(k.data(), k), view(v.data(), v), seen,
-                                  score_mod, options, detail::given_as::matrices, open);
+  detail::attend_with_tangents<T>(by, one_head(q), one_head(k), one_head(v), seen, score_mod,
+                                  options, detail::given_as::matrices, open);
   return result;
 }
 
