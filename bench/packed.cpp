@@ -56,16 +56,16 @@ void packed(benchmark::State& state, benchmark_case& c) {
 
   double of_packed = 0;
   double of_single = 0;
-  const double peak_before = fma_peak<float>();
+  const double flops = pairs * 4 * static_cast<double>(w.width);
+  fraction_of_peak<float> of_peak(w.threads);
   for (auto _ : state) {
     of_single += time_of(single_calls);
     const double time = time_of(packed_call);
     of_packed += time;
     state.SetIterationTime(time);
+    of_peak.add(flops / time);
   }
-  const double peak = (peak_before + fma_peak<float>()) / 2 * w.threads;
-  const double flops = pairs * 4 * static_cast<double>(w.width);
-  state.counters["of_peak"] = flops * static_cast<double>(state.iterations()) / of_packed / peak;
+  state.counters["of_peak"] = of_peak.median();
   state.counters["of_single_calls"] = of_single / of_packed;
 }
 
