@@ -105,6 +105,20 @@ bool has_many_keys(const problem<T>& p) {
   return p.shape.keys > 32;
 }
 
+template <class T>
+soon_needed<T> soon_needed_by(const query_block<T>& block) {
+  const problem<T>& p = block.p;
+  soon_needed<T> soon;
+  const strided<T> out = p.out.from(block.first, 0);
+  soon.out = {{out.data, out.row_stride, out.col_stride}, block.rows, p.value_depth};
+  const index next = block.first + block.rows;
+  if (next < p.shape.queries) {
+    const index rows = std::min<index>(block.rows, p.shape.queries - next);
+    soon.query = {p.query.from(next, 0), rows, p.depth};
+  }
+  return soon;
+}
+
 /// Everything but the division by the sums: into `out`, or with care into `second`.
 template <class T, int Vectors>
 void attend(const query_block<T>& block, care with) {
@@ -115,6 +129,7 @@ void attend(const query_block<T>& block, care with) {
   std::fill_n(at.sum, lanes, T(0));
   std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
+  soon_needed<T> soon = soon_needed_by(block);
   tile t;
   coverage seen = coverage::none;
   for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
@@ -123,7 +138,7 @@ void attend(const query_block<T>& block, care with) {
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
       absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
-                         softmax_state<T>{at.highest, at.sum, at.factor});
+                         softmax_state<T>{at.highest, at.sum, at.factor}, soon);
     }
     if (p.dropout) write_factors<factors_are::multiplied>(s, p.dropout, at.scores);
     if (with != care::none) {

@@ -10,6 +10,19 @@ struct softmax_state {
   T* factor;  // what the last tile shrank earlier sums by
 };
 
+/// What a block asks for while it works on exponentials, which leave memory idle: where its result
+/// goes, and the queries of the block that comes next.
+template <class T>
+struct soon_needed {
+  rows_ahead<T> out;
+  rows_ahead<T> query;
+
+  ATTN_INLINE void ask() {
+    out.ask();
+    query.ask();
+  }
+};
+
 /// The unit of an exponential of base e in one of base 2.
 template <class T>
 constexpr T bits(T unit) {
@@ -22,7 +35,7 @@ constexpr T bits(T unit) {
 /// maximum but not to the sum.
 template <class T, int Vectors>
 ATTN_NOINLINE void absorb(T* scores, index keys, const T* tile_highest, T unit_in_bits,
-                          softmax_state<T> state) {
+                          softmax_state<T> state, soon_needed<T>& soon) {
   constexpr int lanes = vec<T>::lanes;
   const vec<T> unit = broadcast(unit_in_bits);
   const vec<T> zero = broadcast(T(0));
@@ -38,7 +51,9 @@ ATTN_NOINLINE void absorb(T* scores, index keys, const T* tile_highest, T unit_i
     store(state.factor + v * lanes, exp2((before - base[v]) * unit));
     sum[v] = zero;
   }
+  soon_needed<T> next = soon;  // in registers
   for (index j = 0; j < keys; ++j) {
+    next.ask();
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       T* s = scores + j * width<T, Vectors> + v * lanes;
@@ -52,6 +67,7 @@ ATTN_NOINLINE void absorb(T* scores, index keys, const T* tile_highest, T unit_i
     T* s = state.sum + v * lanes;
     store(s, multiply_add(load(s), load(state.factor + v * lanes), sum[v]));
   }
+  soon = next;
 }
 
 /// The largest score of each lane in a tile.

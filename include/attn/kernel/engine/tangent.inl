@@ -169,8 +169,9 @@ void tangent_tile(const tangent_block<T>& block, const score_tile<T>& s, coverag
   find_highest<T, Vectors>(at.scores, t.keys, at.tile_highest);
   {
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
+    soon_needed<T> nothing;
     absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits(T(1)),
-                       softmax_state<T>{at.highest, at.sum, at.factor});
+                       softmax_state<T>{at.highest, at.sum, at.factor}, nothing);
   }
   weigh_tangents<T, Vectors>(at, t.keys);
   if (p.dropout) {

@@ -33,6 +33,42 @@ ATTN_INLINE void prefetch(const T* a, index offset) {
   prefetch<T>(reinterpret_cast<std::uintptr_t>(a), offset);
 }
 
+/// Memory that will be needed before long: rows of a matrix, asked for line by line between other
+/// work, since few lines can be on their way at once.
+template <class T>
+class rows_ahead {
+ public:
+  rows_ahead() = default;
+  rows_ahead(strided<const T> a, index rows, index cols) {
+    if (a.col_stride != 1) {
+      std::swap(a.row_stride, a.col_stride);
+      std::swap(rows, cols);
+    }
+    if (a.data == nullptr || a.col_stride != 1 || cols <= 0) return;
+    row_ = reinterpret_cast<std::uintptr_t>(a.data);
+    stride_ = a.row_stride;
+    rows_ = rows;
+    cols_ = cols;
+  }
+
+  ATTN_INLINE void ask() {
+    if (rows_ <= 0) return;
+    prefetch<T>(row_, col_);
+    col_ += index{64 / sizeof(T)};
+    if (col_ < cols_) return;
+    col_ = 0;
+    row_ = moved<T>(row_, stride_);
+    --rows_;
+  }
+
+ private:
+  std::uintptr_t row_ = 0;
+  index stride_ = 0;
+  index rows_ = 0;
+  index cols_ = 0;
+  index col_ = 0;
+};
+
 /// C += A B. Each step asks for a line of what will be read of A later, `ahead` numbers further on;
 /// the rows take turns. Processors do not guess it from the order in which A is read.
 template <class T, int Rows, int Vectors>
