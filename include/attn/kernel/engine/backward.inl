@@ -73,15 +73,14 @@ template <class T, int Vectors>
 void weight_gradients(const gradient_block<T>& block, const tile& t) {
   const gradient_problem<T>& g = block.g;
   const strided<const T> value = g.p.memory.value_at(t.key);
-  const index ahead = 2 * rows_at_once * value.row_stride;
   const index step = g.bias.data == nullptr ? t.keys : rows_at_once;
   constexpr index line = 64 / sizeof(T);
   const index rows_a_step = (block.rows * step + t.keys - 1) / t.keys;
   index row = 0;
   for (index j = 0; j < t.keys; j += step) {
-    product<T, rows_at_once, Vectors, false>(
-        value.from(j, 0), std::min<index>(step, t.keys - j), ahead, g.p.value_depth,
-        block.at.out_gradient, block.lanes, block.at.gradient + j * block.lanes, block.lanes);
+    product<T, rows_at_once, Vectors, false>(value.from(j, 0), std::min<index>(step, t.keys - j),
+                                             g.p.value_depth, block.at.out_gradient, block.lanes,
+                                             block.at.gradient + j * block.lanes, block.lanes);
     if (g.bias.data == nullptr) continue;
     for (const index end = std::min(row + rows_a_step, block.rows); row < end; ++row) {
       for (index key = 0; key < t.keys; key += line) {
@@ -123,7 +122,7 @@ void add_products(const gradient_block<T>& block, const tile& t) {
   }
   if (g.query.data != nullptr) {
     const strided<const T> key = p.memory.key_at(t.key);
-    product<T, rows_at_once, Vectors, true>({key.data, key.col_stride, key.row_stride}, p.depth, 0,
+    product<T, rows_at_once, Vectors, true>({key.data, key.col_stride, key.row_stride}, p.depth,
                                             t.keys, at.gradient, block.lanes, at.query_gradient,
                                             block.lanes);
   }
@@ -184,8 +183,8 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
       (masked || block.has_empty) && !(block.finite && all_finite(key, t.keys, p.depth) &&
                                        all_finite(value, t.keys, p.value_depth));
   T factor = p.scale;
-  product<T, rows_at_once, Vectors, false>(key, t.keys, 2 * rows_at_once * key.row_stride, p.depth,
-                                           at.query, s.lanes, at.scores, s.lanes);
+  product<T, rows_at_once, Vectors, false>(key, t.keys, p.depth, at.query, s.lanes, at.scores,
+                                           s.lanes);
   weight_gradients<T, Vectors>(block, t);
   if (scores.changes) {
     const vec<T> unit = broadcast(factor);

@@ -2,8 +2,8 @@
 // tangents: C[r][·] = Σ_k A[r, k] · B[k][·], or C += it.
 
 template <class T, int Rows, int Vectors, bool Adds>
-ATTN_INLINE void product_rows(const T* a, index a_row, index a_step, index ahead, index depth,
-                              const T* b, index b_step, T* c, index c_row) {
+ATTN_INLINE void product_rows(strided<const T> a, index depth, const T* b, index b_step, T* c,
+                              index c_row) {
   registers<T, Rows, Vectors> sum;
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -12,7 +12,9 @@ ATTN_INLINE void product_rows(const T* a, index a_row, index a_step, index ahead
       sum.at[r][v] = Adds ? load(c + r * c_row + v * vec<T>::lanes) : broadcast(T(0));
     }
   }
-  accumulate(sum, a, a_row, a_step, b, b_step, depth, ahead);
+  const strided<const T> soon = Adds ? further_on(strided<const T>{c, c_row, 1}, Rows, 0)
+                                     : further_on(a, 2 * rows_at_once, 0);
+  accumulate(sum, a.data, a.row_stride, a.col_stride, b, b_step, depth, soon);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
@@ -21,19 +23,19 @@ ATTN_INLINE void product_rows(const T* a, index a_row, index a_step, index ahead
 }
 
 /// Vectors of columns for all rows: as many rows at once as there are registers for, then the rest
-/// by halves. What lies `ahead` numbers further on in A is asked for meanwhile.
+/// by halves. Meanwhile the next rows are asked for: of C, where it is added to, since A is a tile
+/// then that is in the cache; else of A.
 template <class T, int Rows, int Vectors, bool Adds>
-ATTN_NOINLINE void product(strided<const T> a, index rows, index ahead, index depth, const T* b,
-                           index b_step, T* c, index c_row) {
+ATTN_NOINLINE void product(strided<const T> a, index rows, index depth, const T* b, index b_step,
+                           T* c, index c_row) {
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
-    product_rows<T, Rows, Vectors, Adds>(a.at(r, 0), a.row_stride, a.col_stride, ahead, depth, b,
-                                         b_step, c + r * c_row, c_row);
+    product_rows<T, Rows, Vectors, Adds>(a.from(r, 0), depth, b, b_step, c + r * c_row, c_row);
   }
   if constexpr (Rows > 1) {
     if (r < rows) {
-      product<T, Rows / 2, Vectors, Adds>(a.from(r, 0), rows - r, ahead, depth, b, b_step,
-                                          c + r * c_row, c_row);
+      product<T, Rows / 2, Vectors, Adds>(a.from(r, 0), rows - r, depth, b, b_step, c + r * c_row,
+                                          c_row);
     }
   }
 }
@@ -47,12 +49,12 @@ ATTN_NOINLINE void add_product(strided<const T> a, index rows, index depth, cons
   const index vectors = cols / lanes;
   index v = 0;
   for (; vectors - v >= 3 && vectors - v != 4; v += 3) {
-    product<T, most, 3, true>(a, rows, 0, depth, b + v * lanes, cols, c + v * lanes, c_row);
+    product<T, most, 3, true>(a, rows, depth, b + v * lanes, cols, c + v * lanes, c_row);
   }
   for (; vectors - v >= 2; v += 2) {
-    product<T, most, 2, true>(a, rows, 0, depth, b + v * lanes, cols, c + v * lanes, c_row);
+    product<T, most, 2, true>(a, rows, depth, b + v * lanes, cols, c + v * lanes, c_row);
   }
   if (v < vectors) {
-    product<T, most, 1, true>(a, rows, 0, depth, b + v * lanes, cols, c + v * lanes, c_row);
+    product<T, most, 1, true>(a, rows, depth, b + v * lanes, cols, c + v * lanes, c_row);
   }
 }

@@ -57,16 +57,15 @@ void score_tangents(const tangent_block<T>& block, const score_tile<T>& s, bool 
   const score_rules<T>& rules = block.rules.scores;
   const index keys = s.place.keys, numbers = keys * s.lanes;
   const strided<const T> key = p.memory.key_at(s.place.key);
-  const index ahead = 2 * rows_at_once * key.row_stride;
-  product<T, rows_at_once, Vectors, false>(key, keys, ahead, p.depth, at.query, s.lanes, at.scores,
+  product<T, rows_at_once, Vectors, false>(key, keys, p.depth, at.query, s.lanes, at.scores,
                                            s.lanes);
   std::fill_n(at.tangents, numbers, T(0));
   if (block.d.query.data != nullptr) {
-    product<T, rows_at_once, Vectors, true>(key, keys, 0, p.depth, at.query_tangent, s.lanes,
+    product<T, rows_at_once, Vectors, true>(key, keys, p.depth, at.query_tangent, s.lanes,
                                             at.tangents, s.lanes);
   }
   if (block.d.key.data != nullptr) {
-    product<T, rows_at_once, Vectors, true>(block.d.key.from(s.place.key, 0), keys, 0, p.depth,
+    product<T, rows_at_once, Vectors, true>(block.d.key.from(s.place.key, 0), keys, p.depth,
                                             at.query, s.lanes, at.tangents, s.lanes);
   }
   const vec<T> scale = broadcast(p.scale);

@@ -33,6 +33,15 @@ ATTN_INLINE void prefetch(const T* a, index offset) {
   prefetch<T>(reinterpret_cast<std::uintptr_t>(a), offset);
 }
 
+/// What lies some rows and columns further on in a matrix, which may be beyond its end: for asking.
+template <class T>
+ATTN_INLINE strided<const T> further_on(strided<const T> a, index rows, index cols) {
+  const auto from = reinterpret_cast<std::uintptr_t>(a.data);
+  const std::uintptr_t to = moved<T>(from, rows * a.row_stride + cols * a.col_stride);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): no pointer may be moved beyond an end
+  return {reinterpret_cast<const T*>(to), a.row_stride, a.col_stride};
+}
+
 /// Memory that will be needed before long: rows of a matrix, asked for line by line between other
 /// work, since few lines can be on their way at once.
 template <class T>
@@ -69,13 +78,16 @@ class rows_ahead {
   index col_ = 0;
 };
 
-/// C += A B. Each step asks for a line of what will be read of A later, `ahead` numbers further on;
-/// the rows take turns. Processors do not guess it from the order in which A is read.
+/// C += A B. Step k asks for a line of what is needed `soon`: of its column k, whose rows take
+/// turns. That is mostly what will be read of A later: processors do not guess it from the order in
+/// which A is read.
 template <class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
-                            const T* b, index b_step, index depth, index ahead) {
+                            const T* b, index b_step, index depth, strided<const T> soon) {
+  auto column = reinterpret_cast<std::uintptr_t>(soon.data);
   for (index k = 0; k < depth; ++k) {
-    prefetch(a, ahead + (k & (Rows - 1)) * a_row);
+    prefetch<T>(column, (k & (Rows - 1)) * soon.row_stride);
+    column = moved<T>(column, soon.col_stride);
     vec<T> x[Vectors];
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) x[v] = load(b + v * vec<T>::lanes);
@@ -102,7 +114,7 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, c
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
   accumulate(c, key.data, key.row_stride, key.col_stride, query, width<T, Vectors>, depth,
-             2 * rows_at_once * key.row_stride);
+             further_on(key, 2 * rows_at_once, 0));
   if (adds) {
     const vec<T> factor = broadcast(scale);
     ATTN_UNROLL
@@ -147,8 +159,9 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
       c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
     }
   }
+  const strided<const T> soon = further_on(value, ahead, 0);
   accumulate(c, value.data, value.col_stride, value.row_stride, weights, width<T, Vectors>, keys,
-             ahead * value.row_stride);
+             {soon.data, soon.col_stride, soon.row_stride});
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
