@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The shape of a layer. `width` must be given: `{.hidden_width = 32, .width = 64}`.
 struct additive_attention_options {
@@ -158,4 +158,4 @@ class additive_attention {
   projection score_;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

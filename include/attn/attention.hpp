@@ -11,12 +11,11 @@
 #include <attn/stages.hpp>
 #include <cmath>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 // Files of one program may be built for different instruction sets: each calls what was built with
 // its own flags.
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Which head of which sequence a call is for: what masks and score changes see in `position`.
 struct head_place {
@@ -280,10 +279,7 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
   attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// How a call is carried out.
 struct plan {
@@ -399,5 +395,4 @@ void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase
   detail::attention_into(out, query, key, value, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

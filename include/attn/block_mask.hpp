@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A mask of Lq x Lk positions with the coverage of its squares of 16 x 16, made by `block_mask`.
 /// Whole tiles that it hides are then skipped, and whole tiles that it shows are not looked at.
@@ -84,4 +84,4 @@ auto block_mask(M&& mask, index queries, index keys, const alignment& given = {}
                           detail::make_call_shape(queries, keys, given, positional_mask<held>));
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -5,7 +5,7 @@
 #include <attn/dual.hpp>
 #include <attn/score_mod.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A score change and its derivative by the score, `(S, position) -> S` or `(S) -> S` each. A
 /// lambda that takes its score as `auto` needs none: it is called with a `dual`.
@@ -118,4 +118,4 @@ void each_with_parameters(const F& score_mod, const Use& use, index first = 0) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -7,7 +7,7 @@
 #include <attn/position.hpp>
 #include <cstdint>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Each weight is 0 with this probability, and else divided by 1 - probability. A probability of 0
 /// leaves all as they are. Take another seed for every step and layer.
@@ -78,4 +78,4 @@ inline double dropout_factor(const dropout& d, const position& at) {
   return !draws || draws.keeps(at) ? draws.factor : 0;
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -8,7 +8,7 @@
 #include <concepts>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 template <std::floating_point T>
 struct dual;
@@ -109,4 +109,4 @@ ATTN_INLINE constexpr dual<T> sigmoid(dual<T> x) {
 }
 
 }  // namespace math
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A task of a call, by number. A reference: valid until the executor returns.
 class task {
@@ -180,4 +180,4 @@ class openmp {
 };
 #endif
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -5,7 +5,7 @@
 #include <attn/heads_call.hpp>
 #include <attn/input.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Where the gradients of a call go; what is left empty is not computed. Plain matrices and arrays
 /// are resized. Elements are of the query's type.
@@ -38,7 +38,6 @@ struct forward_pass {
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Calls use(mask) for each part of a mask that is added to scores.
 template <class M, class Use>
@@ -278,6 +277,5 @@ void add_sink_gradients(const Call& call, index batch, index heads, bool one_for
   }
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

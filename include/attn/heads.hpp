@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The extents of a view: `length` tokens of `width` features for each of `heads` heads of each of
 /// `batch` sequences.
@@ -365,4 +365,4 @@ heads_order order_of(const heads_view<T>& view) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

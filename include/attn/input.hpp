@@ -3,7 +3,7 @@
 
 #include <attn/output.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A reference to a matrix or vector in memory, or to a view or array of heads. What is referred to
 /// must outlive the call. A row of numbers may lie either way.
@@ -73,4 +73,4 @@ class input {
   bool is_heads_ = false;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -7,7 +7,7 @@
 #include <iterator>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 namespace detail {
 
@@ -66,4 +66,4 @@ class integers {
   bool wide_ = false;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A mask. It may also have `check(call_shape) const`, which throws where the mask does not fit the
 /// call; `bias(position) const`, a number added to the score; and `static constexpr bool positional
@@ -389,4 +389,4 @@ constexpr auto operator~(M&& mask) {
   return complement<std::remove_cvref_t<M>>{std::forward<M>(mask)};
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

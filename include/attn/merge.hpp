@@ -7,8 +7,7 @@
 #include <cmath>
 #include <limits>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// Puts results over disjoint sets of keys together, in place, row by row:
 ///
@@ -101,5 +100,4 @@ void merge_into(heads_array<T>& out, heads_array<S>& log_sum_exp, const P& other
   merge_into(out.view(), log_sum_exp.view(), other_out, other_log_sum_exp);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

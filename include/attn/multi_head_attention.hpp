@@ -15,8 +15,7 @@
 #include <string_view>
 #include <vector>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// The shape of a layer. `width` must be given: `{.heads = 8, .width = 512}`.
 struct multi_head_attention_options {
@@ -339,5 +338,4 @@ void multi_head_attention<Scalar>::load_pytorch(const tensors<Scalar>& from) {
   if (biased) output_.bias = from.at("out_proj.bias").reshaped();
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

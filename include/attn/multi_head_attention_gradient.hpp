@@ -9,8 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// A row a token, one after the other in memory.
 template <class Scalar>
@@ -84,10 +83,7 @@ struct cross_attention_gradients {
   token_matrix<Scalar> value;
 };
 
-}  // namespace ATTN_BUILD_NAMESPACE
-
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// A third argument that is a matrix is a value, not a score change.
 template <class F>
@@ -370,6 +366,5 @@ class trainable {
   }
 };
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -21,7 +21,7 @@
 //   extent of 1 there is too short as well, though opset 23 repeats it. Masks of unsigned, 8- or
 //   16-bit integers are not taken: cast them, to bool if that is what they are.
 // - The presents are there where there is a past; else they would be key and value.
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The operator's attributes, by its names. The numbers of heads are told to `onnx_heads`.
 ///
@@ -114,7 +114,6 @@ heads_view<const E> onnx_mask(const E* data, integers shape) {
 }
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 inline void check_window(std::string_view name, index n) {
   require(n >= unbounded, name, " is ", n, ", it should be at least 0, or -1 for unbounded");
@@ -362,10 +361,7 @@ onnx_attention_outputs<T> onnx_attention(const heads_view<const T>& query,
   return result;
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The operator:
 ///
@@ -387,5 +383,4 @@ auto onnx_attention(const Q& query, const K& key, const V& value,
       executor);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -13,7 +13,7 @@
 #include <optional>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Attention sinks: logits without a value that take probability away from the keys, neither scaled
 /// nor masked; one for every head, or one a head. -inf is no sink.
@@ -90,4 +90,4 @@ struct options {
   attn::workspace* workspace = nullptr;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
 
 /// One text for a type in every part of a program.
@@ -207,4 +207,4 @@ class output {
   heads_place (*locate_heads_)(void* target, const heads_shape* shape) = nullptr;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// One pair of a query and a key. Row `row` of the query matrix stands at position `query` =
 /// row + offset among the keys, which may be negative or beyond the last key.
@@ -107,4 +107,4 @@ void check(const T& part, const call_shape& shape) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

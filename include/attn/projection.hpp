@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A parameter of a layer in place: `Values` is a Map of it, so that assigning to it trains or
 /// loads the layer. The Map is valid as long as the layer, and cannot be resized. Or, where
@@ -183,4 +183,4 @@ void load(std::vector<named_parameter<Values>> all, const tensors<Scalar>& from,
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

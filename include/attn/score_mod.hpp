@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A score change for scores of type S: `(S, position) -> S` or `(S) -> S`, pure, called from any
 /// thread. It may also have `check(call_shape) const`, which throws where it does not fit the call.
@@ -278,4 +278,4 @@ auto compose(A first, B second, Rest... rest) {
   return compose(composition<A, B>{std::move(first), std::move(second)}, std::move(rest)...);
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

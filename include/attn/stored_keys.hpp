@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The keys and values of one sequence, all heads of them. The token at position j lies in piece
 /// j / piece, at row j % piece of it; piece n is page `table[n]`, or the first where there is no
@@ -31,4 +31,4 @@ struct stored_keys {
   index length = 0;  // positions first ... length - 1 are
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -4,7 +4,7 @@
 
 #include <attn/heads_call.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Where packed sequences start: sequence n is tokens [starts[n], starts[n + 1]); one more number
 /// than sequences, the first 0, the last the number of tokens (`cu_seqlens` elsewhere). Lists of
@@ -24,7 +24,6 @@ struct packed_starts {
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Keys and values of packed sequences.
 template <class T>
@@ -116,10 +115,7 @@ void packed_attention(const output& out, const heads_view<const T>& query,
   attend_heads(call, mask, score_mod);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Attention of packed sequences: every query sees keys of its own sequence only, and positions,
 /// alignment and lengths are those within it.
@@ -189,5 +185,4 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
   packed_attention_into(out, query, key, value, starts, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI
