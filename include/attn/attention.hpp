@@ -283,12 +283,12 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
 
 /// How a call is carried out.
 struct plan {
-  bool fused =
-      false;  // by the kernel; else by the stages, which hold the scores of a block of rows
-  simd instruction_set = simd::portable;  // of the kernel
-  bool splits_keys = false;               // few queries against many keys, in another order of sums
-  index tasks = 0;                  // what the executor is given; a single small one bypasses it
-  std::size_t workspace_bytes = 0;  // that the kernel works in, a thread; small ones on the stack
+  /// By the kernel; else by the stages, which hold the scores of a block of rows.
+  bool fused = false;
+  simd instruction_set = simd::portable;  ///< of the kernel
+  bool splits_keys = false;         ///< few queries against many keys, in another order of sums
+  index tasks = 0;                  ///< what the executor is given; a single small one bypasses it
+  std::size_t workspace_bytes = 0;  ///< that the kernel works in, a thread; small ones on the stack
 };
 
 /// The plan of a call with these matrices, whatever its mask and score change: float and double go

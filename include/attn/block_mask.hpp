@@ -17,6 +17,7 @@ class tiled_mask {
  public:
   static constexpr bool positional = positional_mask<M>;
 
+  /// Asks the mask about every pair, once.
   tiled_mask(M mask, const call_shape& shape) : mask_(std::move(mask)), shape_(shape) {
     detail::check(mask_, shape_);
     columns_ = (index{shape.keys} + side - 1) / side;

@@ -31,10 +31,10 @@ struct gradients {
 /// the loss depends on the log-sum-exp as well. It refers to them: written within a call, it may
 /// name temporaries, else not.
 struct forward_pass {
-  input log_sum_exp = {};
-  input log_sum_exp_gradient = {};
-  input out = {};
-  input out_gradient = {};
+  input log_sum_exp = {};           ///< of the forward pass
+  input log_sum_exp_gradient = {};  ///< of the loss by it, where there is one
+  input out = {};                   ///< of the forward pass
+  input out_gradient = {};          ///< of the loss by the result
 };
 
 namespace detail {

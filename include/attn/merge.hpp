@@ -94,6 +94,7 @@ void merge_into(const heads_view<T>& out, const heads_view<S>& log_sum_exp, cons
     }
   }
 }
+/// The same into arrays.
 template <class T, class S, detail::HeadsLike P, detail::HeadsLike N>
 void merge_into(heads_array<T>& out, heads_array<S>& log_sum_exp, const P& other_out,
                 const N& other_log_sum_exp) {

@@ -58,14 +58,14 @@ using onnx_attention_mask =
 /// The operator's optional inputs, by its names.
 template <class T>
 struct onnx_attention_inputs {
-  onnx_attention_mask attn_mask = {};
+  onnx_attention_mask attn_mask = {};  ///< see onnx_attention_mask
   /// How many keys each sequence has, where key and value are caches with room beyond; not together
   /// with a past.
   integers nonpad_kv_seqlen = {};
   /// Keys and values before those of the call, B x Hk x past x width: both or none. An empty past
   /// is one too: it asks for the presents.
   std::optional<heads_view<const T>> past_key = std::nullopt;
-  std::optional<heads_view<const T>> past_value = std::nullopt;
+  std::optional<heads_view<const T>> past_value = std::nullopt;  ///< as `past_key`
 };
 
 /// The operator's outputs.
@@ -75,7 +75,7 @@ struct onnx_attention_outputs {
   heads_array<T> y;
   /// The past with the call's keys and values after it; empty where there is no past.
   heads_array<T> present_key;
-  heads_array<T> present_value;
+  heads_array<T> present_value;  ///< as `present_key`
   /// B x H x Lq x (past + Lk), as qk_matmul_output_mode says; empty without.
   heads_array<accumulator_t<T>> qk_matmul_output;
 };

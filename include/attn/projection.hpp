@@ -21,8 +21,8 @@ namespace attn::inline ATTN_ABI {
 /// `Values` is a matrix, numbers for a parameter, such as its gradient.
 template <class Values>
 struct named_parameter {
-  std::string name;
-  Values values;
+  std::string name;  ///< such as query.weight
+  Values values;     ///< a view of a matrix
 };
 
 /// Numbers to load, by name. A matrix of one row or column may stand or lie.
@@ -141,7 +141,7 @@ Values find_parameter(const std::vector<named_parameter<Values>>& all, std::stri
 }
 
 struct tensor_shape {
-  std::string name;
+  std::string name;  ///< such as query.weight
   index rows = 0;
   index cols = 0;
 };

@@ -33,7 +33,7 @@ struct rotary_options {
   /// The radians a position of each pair, in place of those that `base` gives, as methods that
   /// extend a model's context change them: w/2 numbers, none beyond 1e30 either way.
   std::vector<double> frequencies = {};
-  rotary_layout layout = rotary_layout::half_split;
+  rotary_layout layout = rotary_layout::half_split;  ///< which features form pairs
   /// w: only the first so many columns are turned, an even number of them. By default two for each
   /// of `frequencies`, or else all columns.
   std::optional<index> width = std::nullopt;

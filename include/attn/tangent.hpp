@@ -9,17 +9,17 @@ namespace attn::inline ATTN_ABI {
 /// What query, key and value change by, each in the shape of its own; what is left empty does not
 /// change. It refers to them: written within a call, it may name temporaries, else not.
 struct tangents {
-  input key = {};
-  input query = {};
-  input value = {};
+  input key = {};    ///< Lk x d
+  input query = {};  ///< Lq x d
+  input value = {};  ///< Lk x dv
 };
 
 /// `auto [out, out_tangent, log_sum_exp_tangent] = …`
 template <class Out, class Lse>
 struct value_and_tangent {
-  Out out;
-  Out out_tangent;
-  Lse log_sum_exp_tangent;
+  Out out;                  ///< the result
+  Out out_tangent;          ///< what it changes by
+  Lse log_sum_exp_tangent;  ///< what the log-sum-exp changes by
 };
 
 namespace detail {

@@ -10,17 +10,20 @@ namespace attn::inline ATTN_ABI {
 /// than sequences, the first 0, the last the number of tokens (`cu_seqlens` elsewhere). Lists of
 /// 32- or 64-bit integers that outlive the call. A sequence may be empty.
 struct packed_starts {
-  integers query;
-  integers key;
+  integers query;  ///< of the queries
+  integers key;    ///< of the keys
 
   /// Queries and keys are packed alike.
   packed_starts(integers both)  // NOLINT(google-explicit-constructor): a list stands for both
       : query(both), key(both) {}
+  /// @{
+  /// Refers to the lists.
   packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
   template <class List>
     requires(!std::is_same_v<List, packed_starts> && std::is_constructible_v<integers, const List&>)
   packed_starts(const List& both)  // NOLINT(google-explicit-constructor): as above
       : packed_starts(integers(both)) {}
+  /// @}
 };
 
 namespace detail {
