@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The shape of a layer. `width` must be given: `{.hidden_width = 32, .width = 64}`.
 struct additive_attention_options {
@@ -37,14 +37,18 @@ struct additive_attention_options {
 template <class Scalar>
 class additive_attention {
  public:
+  /// Its parameters and results: dynamic, column-major.
   using matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   /// Throws std::invalid_argument for widths below 1.
   explicit additive_attention(const additive_attention_options& shape)
       : additive_attention(checked(shape), std::mt19937_64(shape.seed)) {}
 
+  /// Features of a query.
   [[nodiscard]] index width() const { return query_.weight.rows(); }
+  /// Features of a key.
   [[nodiscard]] index key_width() const { return key_.weight.rows(); }
+  /// Features of the hidden layer.
   [[nodiscard]] index hidden_width() const { return score_.weight.rows(); }
 
   /// query: Lq x width, key: Lk x key_width, value: Lk x any, all of the layer's scalar type.
@@ -56,6 +60,7 @@ class additive_attention {
     return (*this)(query, key, value, none{}, options);
   }
 
+  /// @overload
   template <class Q, class K, class V, class M>
     requires(!std::is_same_v<M, options>)
   auto operator()(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
@@ -111,6 +116,7 @@ class additive_attention {
 
   /// All parameters in place: `for (auto& [name, values] : layer.parameters()) values -= …`.
   [[nodiscard]] auto parameters() { return list<Eigen::Map<matrix>>(*this); }
+  /// @overload
   [[nodiscard]] auto parameters() const { return list<Eigen::Map<const matrix>>(*this); }
 
   /// One parameter in place. Throws std::invalid_argument, listing the names, if there is none
@@ -118,6 +124,7 @@ class additive_attention {
   [[nodiscard]] auto parameter(std::string_view name) {
     return detail::find_parameter(parameters(), name);
   }
+  /// @overload
   [[nodiscard]] auto parameter(std::string_view name) const {
     return detail::find_parameter(parameters(), name);
   }
@@ -158,4 +165,4 @@ class additive_attention {
   projection score_;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

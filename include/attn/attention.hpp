@@ -11,12 +11,11 @@
 #include <attn/stages.hpp>
 #include <cmath>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 // Files of one program may be built for different instruction sets: each calls what was built with
 // its own flags.
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Which head of which sequence a call is for: what masks and score changes see in `position`.
 struct head_place {
@@ -280,19 +279,16 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
   attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// How a call is carried out.
 struct plan {
-  bool fused =
-      false;  // by the kernel; else by the stages, which hold the scores of a block of rows
-  simd instruction_set = simd::portable;  // of the kernel
-  bool splits_keys = false;               // few queries against many keys, in another order of sums
-  index tasks = 0;                  // what the executor is given; a single small one bypasses it
-  std::size_t workspace_bytes = 0;  // that the kernel works in, a thread; small ones on the stack
+  /// By the kernel; else by the stages, which hold the scores of a block of rows.
+  bool fused = false;
+  simd instruction_set = simd::portable;  ///< of the kernel
+  bool splits_keys = false;         ///< few queries against many keys, in another order of sums
+  index tasks = 0;                  ///< what the executor is given; a single small one bypasses it
+  std::size_t workspace_bytes = 0;  ///< that the kernel works in, a thread; small ones on the stack
 };
 
 /// The plan of a call with these matrices, whatever its mask and score change: float and double go
@@ -399,5 +395,4 @@ void scaled_dot_product_attention_into(const output& out, const Eigen::DenseBase
   detail::attention_into(out, query, key, value, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

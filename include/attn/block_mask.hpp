@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A mask of Lq x Lk positions with the coverage of its squares of 16 x 16, made by `block_mask`.
 /// Whole tiles that it hides are then skipped, and whole tiles that it shows are not looked at.
@@ -17,6 +17,7 @@ class tiled_mask {
  public:
   static constexpr bool positional = positional_mask<M>;
 
+  /// Asks the mask about every pair, once.
   tiled_mask(M mask, const call_shape& shape) : mask_(std::move(mask)), shape_(shape) {
     detail::check(mask_, shape_);
     columns_ = (index{shape.keys} + side - 1) / side;
@@ -84,4 +85,4 @@ auto block_mask(M&& mask, index queries, index keys, const alignment& given = {}
                           detail::make_call_shape(queries, keys, given, positional_mask<held>));
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

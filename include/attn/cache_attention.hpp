@@ -4,9 +4,8 @@
 #include <attn/heads_call.hpp>
 #include <attn/kv_cache.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Throws where an output overlaps what a sequence has in a cache, page by page.
 template <class T>
@@ -62,10 +61,7 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   attend_heads(call, mask, score_mod);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Attention of B x H x Lq x d queries to everything in a cache of B sequences, whose own number of
 /// heads divides H. With `bottom_right` the last query of each sequence stands at its last key,
@@ -129,5 +125,4 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
   scaled_dot_product_attention_into(out, query, cache, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -6,6 +6,7 @@
 #error "attn needs C++20: compile with -std=c++20"
 #endif
 
+#include <attn/version.hpp>
 #include <concepts>
 #include <cstddef>
 #include <cstdio>
@@ -43,16 +44,43 @@
     defined(__AVX512VL__)
 #define ATTN_BUILT_FOR_AVX512 1
 #define ATTN_BUILT_FOR_AVX2 0
-#define ATTN_BUILD_NAMESPACE built_for_avx512
 #elif ATTN_X86 && defined(__AVX2__) && defined(__FMA__)
 #define ATTN_BUILT_FOR_AVX512 0
 #define ATTN_BUILT_FOR_AVX2 1
-#define ATTN_BUILD_NAMESPACE built_for_avx2
 #else
 #define ATTN_BUILT_FOR_AVX512 0
 #define ATTN_BUILT_FOR_AVX2 0
-#define ATTN_BUILD_NAMESPACE built_for_any
 #endif
+
+// Everything stands in namespace attn::ATTN_ABI, whose name has the version and what else of a
+// build makes other code or layouts of the same source. So files that differ in one of these can
+// meet in one program, for the linker takes nothing of theirs for the same; where they hand each
+// other a type of attn, it finds no such function. All of the version, since code of ours that is
+// compiled into programs may change with each.
+#if ATTN_BUILT_FOR_AVX512
+#define ATTN_ABI_MACHINE avx512
+#elif defined(__AVX512F__)
+#define ATTN_ABI_MACHINE avx512f
+#elif defined(__AVX2__) && defined(__FMA__)
+#define ATTN_ABI_MACHINE avx2
+#elif defined(__AVX__)
+#define ATTN_ABI_MACHINE avx
+#elif defined(__SSE4_1__)
+#define ATTN_ABI_MACHINE sse4
+#else
+#define ATTN_ABI_MACHINE any
+#endif
+#if ATTN_HAS_EXCEPTIONS
+#define ATTN_ABI_REFUSAL throws
+#else
+#define ATTN_ABI_REFUSAL aborts
+#endif
+#define ATTN_ABI_NAME(major, minor, patch, machine, refusal) \
+  v##major##_##minor##_##patch##_##machine##_##refusal
+#define ATTN_ABI_EXPANDED(...) ATTN_ABI_NAME(__VA_ARGS__)
+#define ATTN_ABI                                                                                  \
+  ATTN_ABI_EXPANDED(ATTN_VERSION_MAJOR, ATTN_VERSION_MINOR, ATTN_VERSION_PATCH, ATTN_ABI_MACHINE, \
+                    ATTN_ABI_REFUSAL)
 
 // Vectors live in registers only where they are inlined; loops over registers must be unrolled.
 #if defined(__GNUC__)
@@ -81,7 +109,7 @@
 #define ATTN_ENGINE_INSTANCE extern template
 #endif
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Counts and indices of rows and columns; the same type as `Eigen::Index`.
 using index = std::ptrdiff_t;
@@ -124,4 +152,4 @@ constexpr T saturated(const X& x) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

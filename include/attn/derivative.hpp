@@ -5,14 +5,14 @@
 #include <attn/dual.hpp>
 #include <attn/score_mod.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A score change and its derivative by the score, `(S, position) -> S` or `(S) -> S` each. A
 /// lambda that takes its score as `auto` needs none: it is called with a `dual`.
 template <class F, class D>
 struct differentiable {
-  F function;
-  D derivative_of;
+  F function;       ///< the score change itself
+  D derivative_of;  ///< by the score, where it is given
 
   template <class S>
   S operator()(S s, position at) const {
@@ -27,8 +27,9 @@ template <class F, class D, class S>
 inline constexpr bool positional_score_mod<differentiable<F, D>, S> =
     positional_score_mod<F, S> || positional_score_mod<D, S>;
 
-/// Makes a `differentiable`: `with_derivative([](float s) { return s * s; }, [](float s) { return 2
-/// * s; })`.
+/// Makes a `differentiable`:
+///
+///     with_derivative([](float s) { return s * s; }, [](float s) { return 2 * s; })
 template <class F, class D>
 auto with_derivative(F function, D derivative) {
   return differentiable<F, D>{std::move(function), std::move(derivative)};
@@ -118,4 +119,4 @@ void each_with_parameters(const F& score_mod, const Use& use, index first = 0) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

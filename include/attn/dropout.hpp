@@ -7,20 +7,23 @@
 #include <attn/position.hpp>
 #include <cstdint>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Each weight is 0 with this probability, and else divided by 1 - probability. A probability of 0
 /// leaves all as they are. Take another seed for every step and layer.
 struct dropout {
-  double probability = 0;
-  std::uint64_t seed = 0;
+  double probability = 0;  ///< that a weight is left out, in [0, 1)
+  std::uint64_t seed = 0;  ///< another for each step of training
 };
 
 /// The rounds of Philox 4x32 and the numbers that they multiply by and raise the key by.
 struct philox {
+  /// @{
+  /// As published.
   static constexpr int rounds = 10;
   static constexpr std::uint32_t multiplier[2] = {0xD2511F53, 0xCD9E8D57};
   static constexpr std::uint32_t weyl[2] = {0x9E3779B9, 0xBB67AE85};
+  /// @}
 
   /// Four random words of a counter and a key: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel
   /// Random Numbers: As Easy as 1, 2, 3, 2011).
@@ -78,4 +81,4 @@ inline double dropout_factor(const dropout& d, const position& at) {
   return !draws || draws.keeps(at) ? draws.factor : 0;
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

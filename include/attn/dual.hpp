@@ -8,13 +8,15 @@
 #include <concepts>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 template <std::floating_point T>
 struct dual;
 
 namespace math {
 
+/// @{
+/// The function of a `dual`, with its derivative.
 template <class T>
 constexpr dual<T> exp(dual<T> x);
 template <class T>
@@ -25,14 +27,15 @@ template <class T>
 constexpr dual<T> tanh(dual<T> x);
 template <class T>
 constexpr dual<T> sigmoid(dual<T> x);
+/// @}
 
 }  // namespace math
 
 /// value + derivative · ε with ε² = 0. Arithmetic with numbers of other types converts them to T.
 template <std::floating_point T>
 struct dual {
-  T value = 0;
-  T derivative = 0;
+  T value = 0;       ///< the number itself
+  T derivative = 0;  ///< by whatever is differentiated by
 
   constexpr dual() = default;
   /// A constant.
@@ -40,8 +43,11 @@ struct dual {
     requires std::is_arithmetic_v<U>
   constexpr dual(U constant)  // NOLINT(google-explicit-constructor): constants mix with numbers
       : value(static_cast<T>(constant)) {}
+  /// A number with its derivative.
   constexpr dual(T value_, T derivative_) : value(value_), derivative(derivative_) {}
 
+  /// @{
+  /// As of numbers, with the derivative that follows.
   friend constexpr dual operator+(dual a) { return a; }
   friend constexpr dual operator-(dual a) { return {-a.value, -a.derivative}; }
   friend constexpr dual operator+(dual a, dual b) {
@@ -61,10 +67,16 @@ struct dual {
   constexpr dual& operator-=(dual b) { return *this = *this - b; }
   constexpr dual& operator*=(dual b) { return *this = *this * b; }
   constexpr dual& operator/=(dual b) { return *this = *this / b; }
+  /// @}
 
+  /// @{
+  /// By value alone.
   friend constexpr bool operator==(dual a, dual b) { return a.value == b.value; }
   friend constexpr auto operator<=>(dual a, dual b) { return a.value <=> b.value; }
+  /// @}
 
+  /// @{
+  /// As of numbers, with the derivative that follows. Found without std:: before them.
   friend constexpr dual abs(dual x) { return x.value < 0 ? -x : x; }
   friend dual sqrt(dual x) {
     const T root = std::sqrt(x.value);
@@ -79,6 +91,7 @@ struct dual {
   friend constexpr dual exp2(dual x) { return math::exp2(x); }
   friend constexpr dual log(dual x) { return math::log(x); }
   friend constexpr dual tanh(dual x) { return math::tanh(x); }
+  /// @}
 };
 
 namespace math {
@@ -109,4 +122,4 @@ ATTN_INLINE constexpr dual<T> sigmoid(dual<T> x) {
 }
 
 }  // namespace math
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -13,17 +13,19 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A task of a call, by number. A reference: valid until the executor returns.
 class task {
  public:
+  /// Refers to a function of an index.
   template <class F>
     requires(!std::is_same_v<std::remove_cvref_t<F>, task>)
   explicit task(const F& function)
       : function_(&function),
         run_([](const void* f, index i) { (*static_cast<const F*>(f))(i); }) {}
 
+  /// Runs one task.
   void operator()(index i) const { run_(function_, i); }
 
  private:
@@ -38,6 +40,7 @@ class executor {
  public:
   executor() = default;
 
+  /// Of a function `(index n, auto task)`, which is copied.
   template <class F>
     requires(!std::is_same_v<std::remove_cvref_t<F>, executor> &&
              std::is_invocable_v<const std::remove_cvref_t<F>&, index, task>)
@@ -130,6 +133,7 @@ class std_threads {
 template <class Pool>
 class eigen_pool {
  public:
+  /// Refers to a pool, which must outlive it.
   explicit eigen_pool(Pool& pool) : pool_(&pool) {}
 
   void operator()(index n, task each) const {
@@ -159,6 +163,7 @@ class eigen_pool {
 /// where the compiler is told to use OpenMP (-fopenmp).
 class openmp {
  public:
+  /// Throws std::invalid_argument for a negative number.
   explicit openmp(int threads = 0) : threads_(threads) {
     detail::require(threads >= 0, "openmp has ", threads, " threads, it should be at least 0");
   }
@@ -180,4 +185,4 @@ class openmp {
 };
 #endif
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -8,9 +8,8 @@
 #include <attn/varlen.hpp>
 #include <optional>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 template <class T>
 void set_zero(const heads_view<T>& view) {
@@ -261,10 +260,7 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
   pass.run();
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The gradients of `scaled_dot_product_attention` for one head. With out and lse = log_sum_exp as
 /// the forward pass gave them, dO = out_gradient, dlse = log_sum_exp_gradient (0 where it is not
@@ -397,5 +393,4 @@ void packed_attention_backward(const gradients& to, const forward_pass& from, co
   packed_attention_backward(to, from, query, key, value, starts, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -5,7 +5,7 @@
 #include <attn/heads_call.hpp>
 #include <attn/input.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Where the gradients of a call go; what is left empty is not computed. Plain matrices and arrays
 /// are resized. Elements are of the query's type.
@@ -31,14 +31,13 @@ struct gradients {
 /// the loss depends on the log-sum-exp as well. It refers to them: written within a call, it may
 /// name temporaries, else not.
 struct forward_pass {
-  input log_sum_exp = {};
-  input log_sum_exp_gradient = {};
-  input out = {};
-  input out_gradient = {};
+  input log_sum_exp = {};           ///< of the forward pass
+  input log_sum_exp_gradient = {};  ///< of the loss by it, where there is one
+  input out = {};                   ///< of the forward pass
+  input out_gradient = {};          ///< of the loss by the result
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Calls use(mask) for each part of a mask that is added to scores.
 template <class M, class Use>
@@ -278,6 +277,5 @@ void add_sink_gradients(const Call& call, index batch, index heads, bool one_for
   }
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

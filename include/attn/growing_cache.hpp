@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// On which side a batch is padded whose sequences have different lengths: `right` has the tokens
 /// first, `left` has them last.
@@ -338,4 +338,4 @@ class growing_cache {
 
 }  // namespace detail
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

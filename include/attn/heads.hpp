@@ -12,17 +12,19 @@
 #include <type_traits>
 #include <utility>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The extents of a view: `length` tokens of `width` features for each of `heads` heads of each of
 /// `batch` sequences.
 struct heads_shape {
-  index batch = 1;
-  index heads = 1;
-  index length = 0;
-  index width = 0;
+  index batch = 1;   ///< sequences
+  index heads = 1;   ///< heads of each
+  index length = 0;  ///< tokens of a sequence
+  index width = 0;   ///< features of a token
 
+  /// How many numbers there are.
   [[nodiscard]] constexpr index size() const { return batch * heads * length * width; }
+  /// The same extents.
   friend constexpr bool operator==(const heads_shape&, const heads_shape&) = default;
 
   /// "2 x 8 x 100 x 64"
@@ -35,10 +37,10 @@ struct heads_shape {
 /// How far apart elements are, in elements: those of two sequences, two heads, two tokens, two
 /// features. A stride of 0 repeats: one sequence's keys for all of a batch, say.
 struct heads_strides {
-  index batch = 0;
-  index head = 0;
-  index row = 0;
-  index col = 1;
+  index batch = 0;  ///< from one sequence to the next
+  index head = 0;   ///< from head to head
+  index row = 0;    ///< from token to token
+  index col = 1;    ///< from feature to feature
 };
 
 namespace detail {
@@ -85,6 +87,8 @@ class heads_view {
     return {data_, shape_, strides_};
   }
 
+  /// @{
+  /// What it was made of.
   [[nodiscard]] T* data() const { return data_; }
   [[nodiscard]] const heads_shape& shape() const { return shape_; }
   [[nodiscard]] const heads_strides& strides() const { return strides_; }
@@ -92,7 +96,9 @@ class heads_view {
   [[nodiscard]] index heads() const { return shape_.heads; }
   [[nodiscard]] index length() const { return shape_.length; }
   [[nodiscard]] index width() const { return shape_.width; }
+  /// @}
 
+  /// Feature c of token i of head h of sequence b.
   [[nodiscard]] T& operator()(index b, index h, index i, index c) const {
     return data_[offset(b, h) + i * strides_.row + c * strides_.col];
   }
@@ -224,9 +230,9 @@ auto one_head(M&& matrix) {
 /// Query, key and value as parts of one memory.
 template <class T>
 struct qkv_views {
-  heads_view<T> query;
-  heads_view<T> key;
-  heads_view<T> value;
+  heads_view<T> query;  ///< the first columns
+  heads_view<T> key;    ///< those after them
+  heads_view<T> value;  ///< the last
 };
 
 /// A matrix with a row a token that holds, side by side, `heads` heads of query, then `key_heads`
@@ -247,6 +253,7 @@ auto split_qkv(M&& matrix, index heads, index key_heads, index batch = 1) {
   return qkv_views<element>{part(0, heads), part(heads, key_heads),
                             part(heads + key_heads, key_heads)};
 }
+/// The same with as many heads of key and value as of query.
 template <class M>
   requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
 auto split_qkv(M&& matrix, index heads) {
@@ -293,20 +300,32 @@ class heads_array {
     order_ = order;
   }
 
+  /// @{
+  /// What it is of, and where it is kept.
   [[nodiscard]] const heads_shape& shape() const { return shape_; }
   [[nodiscard]] heads_order order() const { return order_; }
   [[nodiscard]] T* data() { return elements_.get(); }
   [[nodiscard]] const T* data() const { return elements_.get(); }
+  /// @}
 
+  /// @{
+  /// All of it, as calls take it.
   [[nodiscard]] heads_view<T> view() { return {data(), shape_, strides()}; }
   [[nodiscard]] heads_view<const T> view() const { return {data(), shape_, strides()}; }
+  /// @}
 
+  /// @{
+  /// Feature c of token i of head h of sequence b.
   [[nodiscard]] T& operator()(index b, index h, index i, index c) { return view()(b, h, i, c); }
   [[nodiscard]] const T& operator()(index b, index h, index i, index c) const {
     return view()(b, h, i, c);
   }
+  /// @}
+  /// @{
+  /// One head of one sequence, as a Map with a row a token.
   [[nodiscard]] auto head(index b, index h) { return view().head(b, h); }
   [[nodiscard]] auto head(index b, index h) const { return view().head(b, h); }
+  /// @}
 
  private:
   [[nodiscard]] heads_strides strides() const {
@@ -365,4 +384,4 @@ heads_order order_of(const heads_view<T>& view) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -4,9 +4,8 @@
 
 #include <attn/heads_call.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Keys and values in two views. A single sequence of them serves all of a batch.
 template <class T>
@@ -103,10 +102,7 @@ void heads_attention(const output& out, const heads_view<const T>& query,
   }
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Scaled dot-product attention of many heads: the formula of the call on matrices for head h of
 /// every sequence, with the keys and values of head h / (heads / key heads).
@@ -217,5 +213,4 @@ plan plan_of(const Q& query, const K& key, const V& value, const attn::options& 
   return result;
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

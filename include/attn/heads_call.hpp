@@ -7,8 +7,7 @@
 #include <attn/memory_overlap.hpp>
 #include <attn/stored_keys.hpp>
 
-namespace attn::detail {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::detail {
 
 template <class T>
 kernel::strided<T> strided_view(const heads_view<T>& view) {
@@ -298,5 +297,4 @@ void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& sco
   fill_beyond_lengths(call);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::detail
+}  // namespace attn::inline ATTN_ABI::detail

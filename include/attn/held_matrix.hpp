@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace attn::detail {
+namespace attn::inline ATTN_ABI::detail {
 
 template <class M>
 void as_dense(const Eigen::DenseBase<M>&);
@@ -94,4 +94,4 @@ index mask_row_stride(const M& mask) {
   return mask.rows() == 1 ? 0 : mask.rowStride();
 }
 
-}  // namespace attn::detail
+}  // namespace attn::inline ATTN_ABI::detail

@@ -3,7 +3,7 @@
 
 #include <attn/output.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A reference to a matrix or vector in memory, or to a view or array of heads. What is referred to
 /// must outlive the call. A row of numbers may lie either way.
@@ -12,6 +12,8 @@ class input {
   /// Nothing is given.
   input() = default;
 
+  /// @{
+  /// Refers to it.
   template <class M>
     requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
   input(const M& matrix)  // NOLINT(google-explicit-constructor): `{.out = out}` converts to it
@@ -30,7 +32,9 @@ class input {
   template <class T>
   input(const heads_array<T>& array)  // NOLINT(google-explicit-constructor): as above
       : input(array.view()) {}
+  /// @}
 
+  /// Whether anything is given.
   [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
 
   /// Throws unless these are numbers of type S and of this shape.
@@ -73,4 +77,4 @@ class input {
   bool is_heads_ = false;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

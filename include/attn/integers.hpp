@@ -7,7 +7,7 @@
 #include <iterator>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 namespace detail {
 
@@ -33,6 +33,7 @@ class integers {
   /// Nothing is given.
   constexpr integers() = default;
 
+  /// Refers to a list.
   template <detail::ContiguousList List>
     requires(!std::is_same_v<List, integers>)
   integers(const List& list)  // NOLINT(google-explicit-constructor): `{.key_lengths = n}` converts
@@ -45,8 +46,11 @@ class integers {
     wide_ = sizeof(element) == 8;
   }
 
+  /// Whether a list was given.
   [[nodiscard]] constexpr explicit operator bool() const { return given_; }
+  /// How many numbers it has.
   [[nodiscard]] constexpr index size() const { return size_; }
+  /// One of them, without a check.
   [[nodiscard]] index operator[](index i) const {
     return wide_ ? read<std::int64_t>(i) : read<std::int32_t>(i);
   }
@@ -66,4 +70,4 @@ class integers {
   bool wide_ = false;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -11,8 +11,7 @@
 #include <bit>
 #include <optional>
 
-namespace attn::detail {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::detail {
 
 template <class T, class M>
 kernel::strided<T> strided_view(M& matrix) {
@@ -324,5 +323,4 @@ void run_kernel(simd set, index batch, const Sequence& sequence,
   }
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::detail
+}  // namespace attn::inline ATTN_ABI::detail

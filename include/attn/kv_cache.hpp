@@ -4,7 +4,7 @@
 
 #include <attn/growing_cache.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// What attention reads keys and values through: a batch of sequences, each with a length of its
 /// own. Positions are absolute: they count all tokens of a sequence, also those no longer there.
@@ -158,4 +158,4 @@ class ring_cache : public detail::growing_cache<ring_cache<T>, T> {
   detail::stored_tokens<T> tokens_;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

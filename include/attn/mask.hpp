@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A mask. It may also have `check(call_shape) const`, which throws where the mask does not fit the
 /// call; `bias(position) const`, a number added to the score; and `static constexpr bool positional
@@ -29,6 +29,7 @@ concept AdditiveMask = Mask<M> && requires(const M mask, position at) { mask.bia
 /// Whether a mask's answers depend on where the queries stand among the keys.
 template <class M>
 inline constexpr bool positional_mask = true;
+/// Where it says so itself.
 template <class M>
   requires requires { M::positional; }
 inline constexpr bool positional_mask<M> = M::positional;
@@ -63,9 +64,12 @@ inline constexpr index unbounded = -1;
 /// neither. `sliding_window(n)` is (n, n); -1 (`unbounded`) leaves a side open.
 class sliding_window {
  public:
+  /// @{
+  /// Throws std::invalid_argument for less than -1.
   constexpr explicit sliding_window(index n) : sliding_window(n, n) {}
   constexpr sliding_window(index left, index right)
       : left_(reach(left, "left")), right_(reach(right, "right")) {}
+  /// @}
 
   [[nodiscard]] constexpr bool visible(position at) const {
     const std::int32_t ahead = at.key - at.query;
@@ -98,9 +102,11 @@ class key_padding {
  public:
   static constexpr bool positional = false;
 
+  /// One length for all. Throws std::invalid_argument for a negative one.
   constexpr explicit key_padding(index length) : length_(length) {
     detail::require(length >= 0, "key_padding has length ", length, ", it should be at least 0");
   }
+  /// One length a sequence. Throws std::invalid_argument for a negative one.
   explicit key_padding(integers lengths) : lengths_(lengths) {
     for (index b = 0; b < lengths.size(); ++b) {
       detail::require(lengths[b] >= 0, "key_padding has length ", lengths[b], " for sequence ", b,
@@ -141,6 +147,7 @@ class key_padding {
 /// sees the keys j <= p as well.
 class prefix {
  public:
+  /// Throws std::invalid_argument for a negative length.
   constexpr explicit prefix(index length) : length_(length) {
     detail::require(length >= 0, "prefix has length ", length, ", it should be at least 0");
   }
@@ -206,8 +213,10 @@ class documents {
 template <class F>
 class predicate {
  public:
+  /// Whether the function takes two numbers and not a position.
   static constexpr bool takes_pair = std::is_invocable_v<const F&, std::int32_t, std::int32_t>;
 
+  /// Copies the function.
   constexpr explicit predicate(F function) : function_(std::move(function)) {}
 
   [[nodiscard]] constexpr bool visible(position at) const {
@@ -389,4 +398,4 @@ constexpr auto operator~(M&& mask) {
   return complement<std::remove_cvref_t<M>>{std::forward<M>(mask)};
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

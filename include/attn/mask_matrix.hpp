@@ -8,7 +8,7 @@
 #include <limits>
 #include <utility>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
 
 /// What masks that are matrices in memory have in common.
@@ -134,4 +134,4 @@ class additive_heads_mask : public detail::heads_mask<T> {
   }
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace attn::math {
+namespace attn::inline ATTN_ABI::math {
 
 namespace detail {
 
@@ -175,4 +175,4 @@ ATTN_INLINE constexpr T sigmoid(T x) {
   return 1 / (1 + exp(-x));
 }
 
-}  // namespace attn::math
+}  // namespace attn::inline ATTN_ABI::math

@@ -9,7 +9,7 @@
 #include <iterator>
 #include <utility>
 
-namespace attn::detail {
+namespace attn::inline ATTN_ABI::detail {
 
 /// The bytes of a matrix with strides: runs of `run` bytes each, `step` bytes apart.
 struct footprint {
@@ -126,4 +126,4 @@ bool overlaps_itself(const heads_view<T>& view) {
   return view.shape().size() != 0 && walk_of(view).repeats;
 }
 
-}  // namespace attn::detail
+}  // namespace attn::inline ATTN_ABI::detail

@@ -7,8 +7,7 @@
 #include <cmath>
 #include <limits>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// Puts results over disjoint sets of keys together, in place, row by row:
 ///
@@ -95,11 +94,11 @@ void merge_into(const heads_view<T>& out, const heads_view<S>& log_sum_exp, cons
     }
   }
 }
+/// The same into arrays.
 template <class T, class S, detail::HeadsLike P, detail::HeadsLike N>
 void merge_into(heads_array<T>& out, heads_array<S>& log_sum_exp, const P& other_out,
                 const N& other_log_sum_exp) {
   merge_into(out.view(), log_sum_exp.view(), other_out, other_log_sum_exp);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

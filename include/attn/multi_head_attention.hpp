@@ -15,8 +15,7 @@
 #include <string_view>
 #include <vector>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// The shape of a layer. `width` must be given: `{.heads = 8, .width = 512}`.
 struct multi_head_attention_options {
@@ -24,7 +23,7 @@ struct multi_head_attention_options {
   bool bias = true;
   /// Columns of one head of query and key; by default width / heads, which must divide.
   std::optional<index> head_width = std::nullopt;
-  index heads = 1;
+  index heads = 1;  ///< of query, key and value
   /// Columns of the key that is put in; by default `width`.
   std::optional<index> key_width = std::nullopt;
   /// Where the first weights come from: the same seed gives the same layer everywhere.
@@ -41,8 +40,8 @@ struct multi_head_attention_options {
 /// a query and a column a key.
 template <class Out, class Weights>
 struct output_with_weights {
-  Out out;
-  std::vector<Weights> weights;
+  Out out;                       ///< a row a query
+  std::vector<Weights> weights;  ///< a matrix a head, queries x keys
 };
 
 /// softmax(q_h k_hᵀ / √d) v_h for each head h, joined and projected: with q = query W_q + b_q and
@@ -66,17 +65,24 @@ struct output_with_weights {
 template <class Scalar>
 class multi_head_attention : public detail::trainable<multi_head_attention<Scalar>, Scalar> {
  public:
+  /// Its parameters and results: dynamic, column-major.
   using matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   /// Throws std::invalid_argument for widths or heads below 1, and heads that do not divide.
   explicit multi_head_attention(const multi_head_attention_options& shape)
       : multi_head_attention(checked(shape), std::mt19937_64(shape.seed)) {}
 
+  /// How many heads it has.
   [[nodiscard]] index heads() const { return heads_; }
+  /// Features of a query.
   [[nodiscard]] index width() const { return query_.weight.rows(); }
+  /// Features of a key.
   [[nodiscard]] index key_width() const { return key_.weight.rows(); }
+  /// Features of a value.
   [[nodiscard]] index value_width() const { return value_.weight.rows(); }
+  /// Features of a query and key of one head.
   [[nodiscard]] index head_width() const { return query_.weight.cols() / heads_; }
+  /// Features of a value of one head.
   [[nodiscard]] index value_head_width() const { return value_.weight.cols() / heads_; }
 
   /// Self-attention: every row of `x` (L x width) attends to every row. Returns L x width.
@@ -96,6 +102,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
     return (*this)(query, key, value, none{}, identity{}, options);
   }
 
+  /// @overload
   template <class Q, class K, class V, class M>
     requires(!std::is_same_v<M, options>)
   auto operator()(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
@@ -104,6 +111,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
     return (*this)(query, key, value, mask, identity{}, options);
   }
 
+  /// @overload
   template <class Q, class K, class V, class M, class F>
     requires(!std::is_same_v<F, options>)
   auto operator()(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
@@ -123,6 +131,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
     return packed(x, starts, none{}, identity{}, options);
   }
 
+  /// @overload
   template <class X, class M>
     requires(!std::is_same_v<M, options>)
   auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask,
@@ -130,6 +139,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
     return packed(x, starts, mask, identity{}, options);
   }
 
+  /// @overload
   template <class X, class M, class F>
     requires(!std::is_same_v<F, options>)
   auto packed(const Eigen::DenseBase<X>& x, const packed_starts& starts, const M& mask,
@@ -160,6 +170,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
 
   /// All parameters in place: `for (auto& [name, values] : layer.parameters()) values -= …`.
   [[nodiscard]] auto parameters() { return list<Eigen::Map<matrix>>(*this); }
+  /// @overload
   [[nodiscard]] auto parameters() const { return list<Eigen::Map<const matrix>>(*this); }
 
   /// One parameter in place. Throws std::invalid_argument, listing the names, if there is none
@@ -167,6 +178,7 @@ class multi_head_attention : public detail::trainable<multi_head_attention<Scala
   [[nodiscard]] auto parameter(std::string_view name) {
     return detail::find_parameter(parameters(), name);
   }
+  /// @overload
   [[nodiscard]] auto parameter(std::string_view name) const {
     return detail::find_parameter(parameters(), name);
   }
@@ -339,5 +351,4 @@ void multi_head_attention<Scalar>::load_pytorch(const tensors<Scalar>& from) {
   if (biased) output_.bias = from.at("out_proj.bias").reshaped();
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -9,8 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI {
 
 /// A row a token, one after the other in memory.
 template <class Scalar>
@@ -19,21 +18,21 @@ using token_matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen
 /// Copies of what was put in: of self-attention, ...
 template <class Scalar>
 struct self_attention_input {
-  token_matrix<Scalar> x;
+  token_matrix<Scalar> x;  ///< a row a token
 };
 /// ... of self-attention of packed sequences, ...
 template <class Scalar>
 struct packed_attention_input {
-  token_matrix<Scalar> x;
-  std::vector<index> query_starts;
-  std::vector<index> key_starts;
+  token_matrix<Scalar> x;           ///< a row a token
+  std::vector<index> query_starts;  ///< where sequences start, as in packed_starts
+  std::vector<index> key_starts;    ///< the same for keys
 };
 /// ... and of attention to something else.
 template <class Scalar>
 struct cross_attention_inputs {
-  token_matrix<Scalar> query;
-  token_matrix<Scalar> key;
-  token_matrix<Scalar> value;
+  token_matrix<Scalar> query;  ///< a row a query
+  token_matrix<Scalar> key;    ///< a row a key
+  token_matrix<Scalar> value;  ///< a row a key
 };
 
 /// What `multi_head_attention::forward` keeps for `backward`. It owns all its numbers: inputs may
@@ -41,11 +40,11 @@ struct cross_attention_inputs {
 /// pairs.
 template <class Scalar, class Inputs>
 struct multi_head_attention_tape {
-  Inputs inputs;
+  Inputs inputs;  ///< as given
   /// Projected, heads side by side.
-  token_matrix<Scalar> query;
-  token_matrix<Scalar> key;
-  token_matrix<Scalar> value;
+  token_matrix<Scalar> query;  ///< a row a query
+  token_matrix<Scalar> key;    ///< a row a key
+  token_matrix<Scalar> value;  ///< a row a key
   /// The heads' results side by side, not yet projected.
   token_matrix<Scalar> joined;
   /// 1 x heads x queries x 1.
@@ -57,8 +56,8 @@ struct multi_head_attention_tape {
 /// What `multi_head_attention::forward` gives: `auto [out, tape] = layer.forward(x)`.
 template <class Out, class Tape>
 struct output_with_tape {
-  Out out;
-  Tape tape;
+  Out out;    ///< the result
+  Tape tape;  ///< for `backward`
 };
 
 /// Gradients of parameters, in the order, by the names and in the shapes of `layer.parameters()`:
@@ -70,24 +69,21 @@ using parameter_gradients =
 /// What `multi_head_attention::backward` gives for self-attention, packed or not.
 template <class Scalar>
 struct self_attention_gradients {
-  parameter_gradients<Scalar> parameters;
+  parameter_gradients<Scalar> parameters;  ///< in the order of `parameters()`
   /// Of x as query, key and value together.
-  token_matrix<Scalar> x;
+  token_matrix<Scalar> x;  ///< a row a token
 };
 
 /// What it gives for attention of query to key and value.
 template <class Scalar>
 struct cross_attention_gradients {
-  token_matrix<Scalar> key;
-  parameter_gradients<Scalar> parameters;
-  token_matrix<Scalar> query;
-  token_matrix<Scalar> value;
+  token_matrix<Scalar> key;                ///< a row a key
+  parameter_gradients<Scalar> parameters;  ///< in the order of `parameters()`
+  token_matrix<Scalar> query;              ///< a row a query
+  token_matrix<Scalar> value;              ///< a row a key
 };
 
-}  // namespace ATTN_BUILD_NAMESPACE
-
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// A third argument that is a matrix is a value, not a score change.
 template <class F>
@@ -370,6 +366,5 @@ class trainable {
   }
 };
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

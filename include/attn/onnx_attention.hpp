@@ -21,7 +21,7 @@
 //   extent of 1 there is too short as well, though opset 23 repeats it. Masks of unsigned, 8- or
 //   16-bit integers are not taken: cast them, to bool if that is what they are.
 // - The presents are there where there is a past; else they would be key and value.
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The operator's attributes, by its names. The numbers of heads are told to `onnx_heads`.
 ///
@@ -58,14 +58,14 @@ using onnx_attention_mask =
 /// The operator's optional inputs, by its names.
 template <class T>
 struct onnx_attention_inputs {
-  onnx_attention_mask attn_mask = {};
+  onnx_attention_mask attn_mask = {};  ///< see onnx_attention_mask
   /// How many keys each sequence has, where key and value are caches with room beyond; not together
   /// with a past.
   integers nonpad_kv_seqlen = {};
   /// Keys and values before those of the call, B x Hk x past x width: both or none. An empty past
   /// is one too: it asks for the presents.
   std::optional<heads_view<const T>> past_key = std::nullopt;
-  std::optional<heads_view<const T>> past_value = std::nullopt;
+  std::optional<heads_view<const T>> past_value = std::nullopt;  ///< as `past_key`
 };
 
 /// The operator's outputs.
@@ -75,7 +75,7 @@ struct onnx_attention_outputs {
   heads_array<T> y;
   /// The past with the call's keys and values after it; empty where there is no past.
   heads_array<T> present_key;
-  heads_array<T> present_value;
+  heads_array<T> present_value;  ///< as `present_key`
   /// B x H x Lq x (past + Lk), as qk_matmul_output_mode says; empty without.
   heads_array<accumulator_t<T>> qk_matmul_output;
 };
@@ -114,7 +114,6 @@ heads_view<const E> onnx_mask(const E* data, integers shape) {
 }
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 inline void check_window(std::string_view name, index n) {
   require(n >= unbounded, name, " is ", n, ", it should be at least 0, or -1 for unbounded");
@@ -362,10 +361,7 @@ onnx_attention_outputs<T> onnx_attention(const heads_view<const T>& query,
   return result;
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The operator:
 ///
@@ -387,5 +383,4 @@ auto onnx_attention(const Q& query, const K& key, const V& value,
       executor);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -13,13 +13,15 @@
 #include <optional>
 #include <type_traits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Attention sinks: logits without a value that take probability away from the keys, neither scaled
 /// nor masked; one for every head, or one a head. -inf is no sink.
 class sinks {
  public:
+  /// None.
   constexpr sinks() = default;
+  /// One for every head.
   constexpr sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
 
   /// One a head: a std::vector, std::array, std::span, C array or Eigen vector of float or double,
@@ -36,12 +38,15 @@ class sinks {
 
   /// How many there are; -1 where one holds for every head.
   [[nodiscard]] constexpr index size() const { return size_; }
+  /// @{
   /// The list, if there is one, and its bytes.
   [[nodiscard]] const void* data() const { return list_; }
   [[nodiscard]] std::size_t bytes() const {
     return size_ < 0 ? 0
                      : static_cast<std::size_t>(size_) * (wide_ ? sizeof(double) : sizeof(float));
   }
+  /// @}
+  /// That of a head.
   [[nodiscard]] double of(index head) const {
     if (size_ < 0) return all_;
     return wide_ ? static_cast<const double*>(list_)[head]
@@ -90,4 +95,4 @@ struct options {
   attn::workspace* workspace = nullptr;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 namespace detail {
 
 /// One text for a type in every part of a program.
@@ -39,6 +39,8 @@ class output {
   /// Nothing is asked for.
   output() = default;
 
+  /// @{
+  /// Refers to it.
   template <detail::PlainMatrix M>
     requires(!std::is_const_v<M>)
   output(M& matrix)  // NOLINT(google-explicit-constructor): `{.weights = w}` converts to it
@@ -60,7 +62,9 @@ class output {
         view_{view.data(), view.rowStride(), view.colStride(), view.rows(), view.cols()},
         rows_{view.rows(), view.rows()},
         cols_{view.cols(), view.cols()} {}
+  /// @}
 
+  /// @{
   /// Heads of sequences: a view must have the right shape, an array is resized.
   template <class T>
     requires(!std::is_const_v<T>)
@@ -80,6 +84,9 @@ class output {
           return heads_place{now.data(), now.shape(), now.strides()};
         }) {}
 
+  /// @}
+
+  /// Whether anything is asked for.
   [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
 
   /// Whether both refer to one plain matrix.
@@ -121,12 +128,14 @@ class output {
     return map<S>(at, rows, cols);
   }
 
+  /// The same of heads.
   template <class S>
   [[nodiscard]] heads_view<S> open(const heads_shape& shape) const {
     if (!*this) return {};
     return view<S>(locate_heads_ == nullptr ? heads_ : locate_heads_(target_, &shape));
   }
 
+  /// The heads that it refers to as they are, before they are resized.
   template <class S>
   [[nodiscard]] heads_view<S> now_heads() const {
     return view<S>(locate_heads_ == nullptr ? heads_ : locate_heads_(target_, nullptr));
@@ -207,4 +216,4 @@ class output {
   heads_place (*locate_heads_)(void* target, const heads_shape* shape) = nullptr;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

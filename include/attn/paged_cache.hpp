@@ -8,7 +8,7 @@
 #include <span>
 #include <utility>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// The shape of a pool: `{.heads = 8, .key_width = 128, .page_size = 16, .pages = 1024}`.
 struct page_pool_shape {
@@ -417,4 +417,4 @@ template <class K, class V>
 paged_view(const K&, const V&, std::span<const std::int32_t>, integers)
     -> paged_view<typename decltype(detail::as_heads(std::declval<const K&>()))::value_type>;
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

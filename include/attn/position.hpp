@@ -6,29 +6,31 @@
 #include <cstdint>
 #include <limits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// One pair of a query and a key. Row `row` of the query matrix stands at position `query` =
 /// row + offset among the keys, which may be negative or beyond the last key.
 struct position {
-  std::int32_t batch = 0;
-  std::int32_t head = 0;
-  std::int32_t row = 0;
-  std::int32_t query = 0;
-  std::int32_t key = 0;
+  std::int32_t batch = 0;  ///< which sequence
+  std::int32_t head = 0;   ///< which head of the query
+  std::int32_t row = 0;    ///< of the query matrix
+  std::int32_t query = 0;  ///< row + offset
+  std::int32_t key = 0;    ///< row of the key matrix
 };
 
 /// A rectangle of pairs: its first position and how many rows and keys it spans, each at least 1.
 struct tile {
-  std::int32_t batch = 0;
-  std::int32_t head = 0;
-  std::int32_t row = 0;
-  std::int32_t query = 0;
-  std::int32_t key = 0;
-  std::int32_t rows = 1;
-  std::int32_t keys = 1;
+  std::int32_t batch = 0;  ///< which sequence
+  std::int32_t head = 0;   ///< which head of the query
+  std::int32_t row = 0;    ///< of the query matrix
+  std::int32_t query = 0;  ///< row + offset
+  std::int32_t key = 0;    ///< row of the key matrix
+  std::int32_t rows = 1;   ///< how many it spans
+  std::int32_t keys = 1;   ///< how many it spans
 
+  /// Position of the last row.
   [[nodiscard]] constexpr std::int32_t last_query() const { return query + rows - 1; }
+  /// The last key.
   [[nodiscard]] constexpr std::int32_t last_key() const { return key + keys - 1; }
 };
 
@@ -42,9 +44,12 @@ class alignment {
   /// Not given: offset 0 where Lq == Lk or nothing positional is used, else refused.
   constexpr alignment() = default;
 
+  /// Row i stands at i + offset.
   static constexpr alignment fixed(index offset) { return {kind::fixed, offset}; }
+  /// The last row stands at the last key.
   static constexpr alignment ends_meet() { return {kind::ends_meet, 0}; }
 
+  /// Whether it was given.
   [[nodiscard]] constexpr bool given() const { return kind_ != kind::not_given; }
 
   /// The offset for `queries` rows of query and `keys` rows of key.
@@ -69,11 +74,11 @@ constexpr alignment offset(index n) { return alignment::fixed(n); }
 
 /// What a mask or a score change may check about a call before anything is computed.
 struct call_shape {
-  std::int32_t batch = 1;
-  std::int32_t heads = 1;
-  std::int32_t queries = 0;
-  std::int32_t keys = 0;
-  std::int32_t offset = 0;
+  std::int32_t batch = 1;    ///< sequences
+  std::int32_t heads = 1;    ///< heads of the query
+  std::int32_t queries = 0;  ///< rows of the query
+  std::int32_t keys = 0;     ///< rows of the key
+  std::int32_t offset = 0;   ///< row i stands at i + offset
 };
 
 namespace detail {
@@ -107,4 +112,4 @@ void check(const T& part, const call_shape& shape) {
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -14,15 +14,15 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A parameter of a layer in place: `Values` is a Map of it, so that assigning to it trains or
 /// loads the layer. The Map is valid as long as the layer, and cannot be resized. Or, where
 /// `Values` is a matrix, numbers for a parameter, such as its gradient.
 template <class Values>
 struct named_parameter {
-  std::string name;
-  Values values;
+  std::string name;  ///< such as query.weight
+  Values values;     ///< a view of a matrix
 };
 
 /// Numbers to load, by name. A matrix of one row or column may stand or lie.
@@ -141,7 +141,7 @@ Values find_parameter(const std::vector<named_parameter<Values>>& all, std::stri
 }
 
 struct tensor_shape {
-  std::string name;
+  std::string name;  ///< such as query.weight
   index rows = 0;
   index cols = 0;
 };
@@ -183,4 +183,4 @@ void load(std::vector<named_parameter<Values>> all, const tensors<Scalar>& from,
 }
 
 }  // namespace detail
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

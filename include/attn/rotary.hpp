@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Which two columns make pair c of the w that are turned. A model's weights are trained for one of
 /// them; the other gives numbers that merely look right.
@@ -33,7 +33,7 @@ struct rotary_options {
   /// The radians a position of each pair, in place of those that `base` gives, as methods that
   /// extend a model's context change them: w/2 numbers, none beyond 1e30 either way.
   std::vector<double> frequencies = {};
-  rotary_layout layout = rotary_layout::half_split;
+  rotary_layout layout = rotary_layout::half_split;  ///< which features form pairs
   /// w: only the first so many columns are turned, an even number of them. By default two for each
   /// of `frequencies`, or else all columns.
   std::optional<index> width = std::nullopt;
@@ -51,7 +51,6 @@ struct rotary_positions {
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The position of every token of a call, each found to be from `least` to `most`.
 class token_positions {
@@ -171,10 +170,7 @@ void check_turnable(const heads_view<T>& x) {
           "x has elements that lie on one another, each would be turned again");
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Turns pair c = (a, b) of a token at position p, for each c < w/2:
 ///
@@ -306,5 +302,4 @@ void apply_rotary(V&& x, const Cos& cos, const Sin& sin, const rotary_positions&
   });
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

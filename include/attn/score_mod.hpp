@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// A score change for scores of type S: `(S, position) -> S` or `(S) -> S`, pure, called from any
 /// thread. It may also have `check(call_shape) const`, which throws where it does not fit the call.
@@ -20,6 +20,7 @@ concept ScoreMod = std::copy_constructible<F> && (std::is_invocable_v<const F&, 
 /// Whether a score change looks at the position of a score of type S.
 template <class F, class S>
 inline constexpr bool positional_score_mod = std::is_invocable_v<const F&, S, position>;
+/// Where it says so itself.
 template <class F, class S>
   requires requires { F::positional; }
 inline constexpr bool positional_score_mod<F, S> = F::positional;
@@ -103,6 +104,7 @@ class softcap {
  public:
   static constexpr bool positional = false;
 
+  /// Throws std::invalid_argument for a cap that is not between 1e-30 and 1e30.
   explicit softcap(double cap) : cap_(cap) {
     detail::require(cap >= 1e-30 && cap <= 1e30, "softcap has cap ", cap,
                     ", it should be between 1e-30 and 1e30");
@@ -149,8 +151,11 @@ class alibi {
  public:
   static constexpr bool positional = true;
 
+  /// @{
+  /// Copies them.
   explicit alibi(double slope) : slopes_{slope} {}
   explicit alibi(std::vector<double> slopes) : slopes_(std::move(slopes)) {}
+  /// @}
 
   void check(const call_shape& shape) const {
     detail::require(slopes_.size() == 1 || std::ssize(slopes_) == shape.heads, "alibi has ",
@@ -191,8 +196,10 @@ class relative_bias_table {
 
  public:
   static constexpr bool positional = true;
+  /// Whether one table serves all heads.
   static constexpr bool is_vector = matrix::IsVectorAtCompileTime;
 
+  /// Holds the table, as `relative_bias` does.
   explicit relative_bias_table(Held table) : table_(std::move(table)) {}
 
   /// Refuses a table that the farthest pair of the call would read outside of.
@@ -227,6 +234,7 @@ class relative_bias_table {
   constexpr S derivative(S) const {
     return S(1);
   }
+  /// The table as given.
   [[nodiscard]] const matrix& table() const { return table_.get(); }
   /// One table for all heads, or one a head, of so many entries.
   [[nodiscard]] index rows() const { return is_vector ? 1 : table_.get().rows(); }
@@ -268,6 +276,7 @@ template <class A, class B, class S>
 inline constexpr bool positional_score_mod<composition<A, B>, S> =
     positional_score_mod<A, S> || positional_score_mod<B, S>;
 
+/// @{
 /// Score changes joined from left to right: `compose(softcap(30), alibi(0.5))`.
 template <class A>
 A compose(A only) {
@@ -277,5 +286,6 @@ template <class A, class B, class... Rest>
 auto compose(A first, B second, Rest... rest) {
   return compose(composition<A, B>{std::move(first), std::move(second)}, std::move(rest)...);
 }
+/// @}
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 namespace detail {
 
@@ -390,4 +390,4 @@ auto weighted_sum(const Eigen::DenseBase<P>& weights, const Eigen::DenseBase<V>&
   return weighted_sum(weights, value, none{});
 }
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

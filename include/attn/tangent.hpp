@@ -4,26 +4,25 @@
 
 #include <attn/gradient.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// What query, key and value change by, each in the shape of its own; what is left empty does not
 /// change. It refers to them: written within a call, it may name temporaries, else not.
 struct tangents {
-  input key = {};
-  input query = {};
-  input value = {};
+  input key = {};    ///< Lk x d
+  input query = {};  ///< Lq x d
+  input value = {};  ///< Lk x dv
 };
 
 /// `auto [out, out_tangent, log_sum_exp_tangent] = …`
 template <class Out, class Lse>
 struct value_and_tangent {
-  Out out;
-  Out out_tangent;
-  Lse log_sum_exp_tangent;
+  Out out;                  ///< the result
+  Out out_tangent;          ///< what it changes by
+  Lse log_sum_exp_tangent;  ///< what the log-sum-exp changes by
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The views of a call in a direction.
 template <class T>
@@ -128,10 +127,7 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
   fill_beyond_lengths(call);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// `scaled_dot_product_attention` for one head and its derivative in a direction (a
 /// Jacobian-vector product): with the names of the formula there, a dot for what a number changes
@@ -250,5 +246,4 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const 
   return scaled_dot_product_attention_jvp(by, query, key, value, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

@@ -4,27 +4,29 @@
 
 #include <attn/heads_call.hpp>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Where packed sequences start: sequence n is tokens [starts[n], starts[n + 1]); one more number
 /// than sequences, the first 0, the last the number of tokens (`cu_seqlens` elsewhere). Lists of
 /// 32- or 64-bit integers that outlive the call. A sequence may be empty.
 struct packed_starts {
-  integers query;
-  integers key;
+  integers query;  ///< of the queries
+  integers key;    ///< of the keys
 
   /// Queries and keys are packed alike.
   packed_starts(integers both)  // NOLINT(google-explicit-constructor): a list stands for both
       : query(both), key(both) {}
+  /// @{
+  /// Refers to the lists.
   packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
   template <class List>
     requires(!std::is_same_v<List, packed_starts> && std::is_constructible_v<integers, const List&>)
   packed_starts(const List& both)  // NOLINT(google-explicit-constructor): as above
       : packed_starts(integers(both)) {}
+  /// @}
 };
 
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Keys and values of packed sequences.
 template <class T>
@@ -116,10 +118,7 @@ void packed_attention(const output& out, const heads_view<const T>& query,
   attend_heads(call, mask, score_mod);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Attention of packed sequences: every query sees keys of its own sequence only, and positions,
 /// alignment and lengths are those within it.
@@ -189,5 +188,4 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
   packed_attention_into(out, query, key, value, starts, none{}, identity{}, options);
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

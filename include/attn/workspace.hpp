@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Buffers for the threads of a call. Give one to options.workspace to have calls share it: after
 /// the first call of a kind, further ones allocate nothing. Several threads may call at once.
@@ -87,4 +87,4 @@ class workspace {
   std::vector<lease::buffer> free_;
 };
 
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

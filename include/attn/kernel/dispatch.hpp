@@ -23,15 +23,13 @@
 #endif
 #endif
 #if ATTN_X86
-namespace attn::kernel {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::kernel {
 namespace avx512 {
 #include <attn/kernel/simd/avx512.inl>
 // The engine on these vectors.
 #include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace avx512
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::kernel
+}  // namespace attn::inline ATTN_ABI::kernel
 #endif
 #if ATTN_X86 && !ATTN_BUILT_FOR_AVX512
 #if defined(__clang__)
@@ -50,15 +48,13 @@ namespace avx512 {
 #pragma GCC target("avx2,fma")
 #endif
 #endif
-namespace attn::kernel {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::kernel {
 namespace avx2 {
 #include <attn/kernel/simd/avx2.inl>
 // The engine on these vectors.
 #include <attn/kernel/engine.inl>  // NOLINT(readability-duplicate-include): once a set
 }  // namespace avx2
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::kernel
+}  // namespace attn::inline ATTN_ABI::kernel
 #if !ATTN_BUILT_FOR_AVX2
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -68,8 +64,7 @@ namespace avx2 {
 #endif
 #endif
 
-namespace attn::kernel {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::kernel {
 
 #if ATTN_NEON
 namespace neon {
@@ -205,5 +200,4 @@ gradient_rules<T> make_gradient_rules(simd set, const M& mask, const F& change) 
   return rules;
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::kernel
+}  // namespace attn::inline ATTN_ABI::kernel

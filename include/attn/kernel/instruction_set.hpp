@@ -14,7 +14,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace attn {
+namespace attn::inline ATTN_ABI {
 
 /// Instruction sets that the engine is written for, from low to high.
 enum class simd { portable, neon, avx2, avx512 };
@@ -26,7 +26,6 @@ constexpr std::string_view to_string(simd set) {
 
 // Files of one program may be built for different instruction sets, and so hold different code.
 namespace detail {
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// Whether this build has code for the set: where its own flags name a set, for no lower one.
 constexpr bool is_compiled(simd set) {
@@ -87,10 +86,7 @@ inline std::atomic<simd>& chosen_simd() {
   return chosen;
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
 }  // namespace detail
-
-inline namespace ATTN_BUILD_NAMESPACE {
 
 /// The instruction set in use. Throws std::invalid_argument where ATTN_INSTRUCTION_SET in the
 /// environment is none of those that this build has code for and this machine runs.
@@ -102,5 +98,4 @@ inline void use_instruction_set(simd set) {
   detail::chosen_simd() = detail::checked_simd(to_string(set));
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn
+}  // namespace attn::inline ATTN_ABI

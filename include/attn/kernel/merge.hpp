@@ -5,8 +5,7 @@
 #include <cmath>
 #include <limits>
 
-namespace attn::kernel {
-inline namespace ATTN_BUILD_NAMESPACE {
+namespace attn::inline ATTN_ABI::kernel {
 
 /// What the chunks of one row add up to, with the sink: the online softmax once more.
 /// Chunk n of it lies at out + n · step, highest + n · step and sum + n · step.
@@ -35,5 +34,4 @@ void merge_chunks(const T* out, const T* highest, const T* sum, index chunks, in
   }
 }
 
-}  // namespace ATTN_BUILD_NAMESPACE
-}  // namespace attn::kernel
+}  // namespace attn::inline ATTN_ABI::kernel

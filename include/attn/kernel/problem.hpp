@@ -8,7 +8,7 @@
 #include <attn/position.hpp>
 #include <limits>
 
-namespace attn::kernel {
+namespace attn::inline ATTN_ABI::kernel {
 
 /// A matrix in memory: element (i, j) lies at data[i · row_stride + j · col_stride].
 template <class T>
@@ -222,4 +222,4 @@ struct gradient_functions {
 /// Memory for the engine starts at a multiple of this many bytes.
 inline constexpr std::size_t workspace_alignment = 64;
 
-}  // namespace attn::kernel
+}  // namespace attn::inline ATTN_ABI::kernel
