@@ -14,8 +14,10 @@
 namespace attn::detail {
 inline namespace ATTN_BUILD_NAMESPACE {
 
+/// Without memory there are no strides: nothing may be added to a null pointer.
 template <class T, class M>
 kernel::strided<T> strided_view(M& matrix) {
+  if (matrix.data() == nullptr) return {};
   return {matrix.data(), matrix.rowStride(), matrix.colStride()};
 }
 
