@@ -76,13 +76,8 @@ void check_refusal(const call<T>& c, const M& mask, const F& change) {
       options.log_sum_exp = attn::output(c.out.view());
       if (c.value_width == 1 && c.out.view().shape().size() == 0) return;
   }
-  std::string message;
-  try {
-    forward(c, mask, change, options);
-  } catch (const std::invalid_argument& error) {
-    message = error.what();
-  }
-  require(!message.empty(), "bad input was not refused");
+  require(throws<std::invalid_argument>([&] { forward(c, mask, change, options); }),
+          "bad input was not refused");
   for (const T x : c.out.memory()) require(x == call<T>::untouched, "out was written to");
 }
 
@@ -270,7 +265,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,  // NOLINT(*-nam
   static const std::vector<attn::simd> sets = attn_fuzz::instruction_sets();
   attn_fuzz::bytes in({data, size});
   attn::use_instruction_set(in.one_of<attn::simd>(sets));
-  if (in.flag()) {
+  if (in.flag() || !attn_test::long_double_is_wider()) {
     attn_fuzz::run<float>(in);
   } else {
     attn_fuzz::run<double>(in);

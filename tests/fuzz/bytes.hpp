@@ -2,6 +2,7 @@
 // are a valid input: where they end, zeros follow.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +23,16 @@ using index = std::ptrdiff_t;
 }
 inline void require(bool ok, std::string_view what) {
   if (!ok) fail(what);
+}
+
+template <class Error, class F>
+bool throws(const F& f) {
+  try {
+    f();
+  } catch (const Error&) {
+    return true;
+  }
+  return false;
 }
 
 class bytes {

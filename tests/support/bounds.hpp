@@ -7,6 +7,13 @@
 
 namespace attn_test {
 
+// Whether doubles can be compared with long double: there are processors, and valgrind's is one,
+// on which that has no more digits.
+inline bool long_double_is_wider() {
+  volatile long double one = 1, sum = one + std::numeric_limits<double>::epsilon() / 16;
+  return sum > one;
+}
+
 // Errors of what is computed for one row. Where sums may leave the range of the type by the order
 // they are taken in, the row is open: anything may come out.
 template <class Scalar>

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <attn/paged_cache.hpp>
-#include <set>
 #include <string>
 
 #include "support/generate.hpp"
@@ -168,9 +167,10 @@ struct paged_rules {
   int names = 0;
 
   index in_use() const {
-    std::set<int> all;
-    for (const auto& table : tables) all.insert(table.begin(), table.end());
-    return std::ssize(all);
+    std::vector<int> all;
+    for (const auto& table : tables) all.insert(all.end(), table.begin(), table.end());
+    std::sort(all.begin(), all.end());
+    return std::unique(all.begin(), all.end()) - all.begin();
   }
   index holders(int page) const {
     index n = 0;
