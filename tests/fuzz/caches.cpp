@@ -38,7 +38,7 @@ class session {
   template <class F>
   void run(const F& more) {
     for (int step = 0; step < 40 && !in_.empty(); ++step) {
-      switch (in_.between(0, 7)) {
+      switch (in_.between(0, 9)) {
         case 0:
         case 1:
         case 2:
@@ -140,7 +140,7 @@ class session {
     const bool all = in_.flag();
     const index b = any_sequence();
     const index now = model_.batch() == 0 ? 0 : model_.length(b);
-    const index n = std::max<index>(0, now - in_.between(0, 255));
+    const index n = std::max<index>(0, now - in_.between(0, in_.flag() ? 255 : 6));
     if (model_.batch() == 0 && !all) return;
     const index first = all ? 0 : b, last = all ? model_.batch() : b + 1;
     const auto before = rules_;
@@ -264,7 +264,8 @@ void fork(bytes& in, session<attn::paged_cache<T>, T, paged_rules<T>>& s) {
 template <class T>
 void run_paged(bytes& in) {
   const attn::kv_cache_shape n = any_shape(in);
-  const index page_size = in.between(1, in.flag() ? 40 : 5), pages = in.between(0, 30);
+  const index page_size = in.between(1, in.flag() ? 40 : 5),
+              pages = in.between(0, in.flag() ? 30 : 6);
   const auto pool =
       std::make_shared<attn::page_pool<T>>(attn::page_pool_shape{.heads = n.heads,
                                                                  .key_width = n.key_width,
