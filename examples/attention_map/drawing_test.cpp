@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -167,6 +168,19 @@ TEST_CASE("coloured cells say their weight in percent") {
   const std::string drawn = draw(from_random_weights(sentence, {}), {.depth = colours::all});
   CHECK(without_colours(drawn).find(
             "going     2   2   1  32   2   5  48   3   1   1   3   1.000 to₂") != drawn.npos);
+}
+
+TEST_CASE("weights that are not numbers are not drawn") {
+  picture shown{"a b", "a test", {"a", "b"}, Eigen::MatrixXf::Constant(2, 2, 0.5f)};
+  for (const float x :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    shown.weights(1, 0) = x;
+    const std::string expected =
+        "the attention in a test is not a number everywhere, it should be between 0 and 1";
+    CHECK_THROWS_WITH(svg(shown), expected);
+    CHECK_THROWS_WITH(draw(shown, {80, colours::none}), expected);
+    CHECK_THROWS_WITH(draw(shown, {80, colours::palette}), expected);
+  }
 }
 
 TEST_CASE("random weights are the same everywhere, and not flat") {

@@ -135,10 +135,11 @@ void run(const std::vector<std::string>& words) {
   const attention_map::screen on = screen(given.color);
   const picture shown = given.model.empty() ? from_random_weights(given.text, given.wanted)
                                             : from_model(given.model, given.text, given.wanted);
+  const std::string map = draw(shown, on);
   if (!given.svg.empty()) write(given.svg, svg(shown));
   std::cout << shortened(printable(shown.text), on.width) << "\n"
             << shortened("Where each row looks, in " + shown.source, on.width) << "\n\n"
-            << draw(shown, on);
+            << map;
   if (given.model.empty()) {
     std::cout << "\nThe weights are random, not trained, so the pattern means nothing. A model:\n"
               << how_to_get_the_model;

@@ -71,6 +71,12 @@ Eigen::RowVectorXf position_signal(attn::index position) {
 
 }  // namespace
 
+void require_numbers(const picture& shown) {
+  if (shown.weights.allFinite()) return;
+  minilm::fail("the attention in ", shown.source,
+               " is not a number everywhere, it should be between 0 and 1");
+}
+
 picture from_random_weights(const std::string& text, const choice& wanted) {
   picture shown{text, {}, words(text), {}};
   const auto length = static_cast<attn::index>(shown.tokens.size());

@@ -16,6 +16,9 @@ struct picture {
   Eigen::MatrixXf weights;          // row i: how token i divides its attention; sums to 1
 };
 
+// Throws where a weight is not a number, as with a model whose parameters are not.
+void require_numbers(const picture& shown);
+
 // Which layer and head, counted from 0; what is not chosen takes a telling default.
 struct choice {
   std::optional<int> layer = std::nullopt;

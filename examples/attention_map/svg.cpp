@@ -162,6 +162,9 @@ class drawing {
 
 }  // namespace
 
-std::string svg(const picture& shown) { return drawing(shown).draw(); }
+std::string svg(const picture& shown) {
+  require_numbers(shown);
+  return drawing(shown).draw();
+}
 
 }  // namespace attention_map

@@ -224,6 +224,9 @@ screen standard_output() {
   return result;
 }
 
-std::string draw(const picture& shown, const screen& on) { return heat_map(shown, on).draw(); }
+std::string draw(const picture& shown, const screen& on) {
+  require_numbers(shown);
+  return heat_map(shown, on).draw();
+}
 
 }  // namespace attention_map

@@ -9,8 +9,10 @@
 
 namespace attn::inline ATTN_ABI::detail {
 
+/// Without memory there are no strides: nothing may be added to a null pointer.
 template <class T>
 kernel::strided<T> strided_view(const heads_view<T>& view) {
+  if (view.data() == nullptr) return {};
   return {view.data(), view.strides().row, view.strides().col};
 }
 
@@ -273,7 +275,7 @@ void fill_beyond_lengths(const heads_call<T, Stored>& call) {
     const index rest = length - call.queries(b);
     const index hidden = call.weights.width() - call.stored.sequence(b).length;
     for (index h = 0; h < call.query.heads(); ++h) {
-      if (rest > 0) call.out.head(b, h).bottomRows(rest).setZero();
+      if (rest > 0 && call.out.width() > 0) call.out.head(b, h).bottomRows(rest).setZero();
       if (rest > 0 && call.log_sum_exp.shape().size() > 0) {
         const S lowest = -std::numeric_limits<S>::infinity();
         call.log_sum_exp.head(b, h).bottomRows(rest).setConstant(lowest);

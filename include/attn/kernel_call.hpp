@@ -13,8 +13,10 @@
 
 namespace attn::inline ATTN_ABI::detail {
 
+/// Without memory there are no strides: nothing may be added to a null pointer.
 template <class T, class M>
 kernel::strided<T> strided_view(M& matrix) {
+  if (matrix.data() == nullptr) return {};
   return {matrix.data(), matrix.rowStride(), matrix.colStride()};
 }
 

@@ -23,26 +23,6 @@ gradient_problem<Scalar> any_gradient_problem(generator& g, shape n, double size
   return made;
 }
 
-// A score change with a derivative behind one type, so that a test over all compiles the call once.
-template <class S>
-class any_smooth_change {
- public:
-  template <class F>
-    requires(!std::is_same_v<F, any_smooth_change>)
-  explicit any_smooth_change(F f)
-      : change_([f](S s, attn::position at) { return attn::detail::change(f, s, at); }),
-        derivative_([f](S s, attn::position at) { return attn::detail::derivative(f, s, at); }),
-        check_([f](const attn::call_shape& shape) { attn::detail::check(f, shape); }) {}
-
-  S operator()(S s, attn::position at) const { return change_(s, at); }
-  S derivative(S s, attn::position at) const { return derivative_(s, at); }
-  void check(const attn::call_shape& shape) const { check_(shape); }
-
- private:
-  std::function<S(S, attn::position)> change_, derivative_;
-  std::function<void(const attn::call_shape&)> check_;
-};
-
 // A score change of the library's beside what it and its derivative should be.
 template <class Scalar>
 struct smooth_case {

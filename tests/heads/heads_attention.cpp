@@ -337,6 +337,23 @@ TEST_CASE("nothing in, nothing out") {
   CHECK(attn::scaled_dot_product_attention(no_queries, k, k).shape() == no_queries.shape());
 }
 
+// Whatever has no elements has no memory: a sanitizer sees what is added to a null pointer.
+TEST_CASE("heads without features of a padded batch") {
+  generator g(409);
+  const std::vector<int> lengths{1, 3};
+  const auto no_width = any_heads<float>(g, {2, 2, 3, 0}), k = any_heads<float>(g, {2, 2, 3, 4});
+  heads_array<float> lse;
+  const attn::options options{.log_sum_exp = lse, .query_lengths = lengths};
+  const auto mean = attn::scaled_dot_product_attention(no_width, no_width, k, options);
+  CHECK(mean.head(0, 1)(0, 2) == Approx(k.head(0, 1).col(2).mean()));
+  CHECK((mean.head(0, 1).bottomRows(2).array() == 0).all());
+  CHECK(attn::scaled_dot_product_attention(k, k, no_width, options).shape() == no_width.shape());
+  CHECK(std::isfinite(lse(0, 1, 0, 0)));
+  CHECK(lse(0, 1, 1, 0) == -std::numeric_limits<float>::infinity());
+  const Eigen::MatrixXf none(20, 0), value = Eigen::MatrixXf::Ones(20, 1);
+  CHECK(attn::scaled_dot_product_attention(none, none, value).isApproxToConstant(1));
+}
+
 TEST_CASE("bad input is refused, and nothing is written") {
   generator g(409);
   const auto q = any_heads<float>(g, {2, 4, 3, 6}), k = any_heads<float>(g, {2, 2, 5, 6});

@@ -2,6 +2,7 @@
 // The same seed gives the same cases everywhere, which std::*_distribution does not promise.
 #pragma once
 
+#include <attn/derivative.hpp>
 #include <attn/mask.hpp>
 #include <attn/score_mod.hpp>
 #include <cstdint>
@@ -244,6 +245,26 @@ any_score_mod<Scalar> as_score_mod(F f) {
     }
   };
 }
+
+// A score change with a derivative behind one type, so that a test over all compiles the call once.
+template <class S>
+class any_smooth_change {
+ public:
+  template <class F>
+    requires(!std::is_same_v<F, any_smooth_change>)
+  explicit any_smooth_change(F f)
+      : change_([f](S s, attn::position at) { return attn::detail::change(f, s, at); }),
+        derivative_([f](S s, attn::position at) { return attn::detail::derivative(f, s, at); }),
+        check_([f](const attn::call_shape& shape) { attn::detail::check(f, shape); }) {}
+
+  S operator()(S s, attn::position at) const { return change_(s, at); }
+  S derivative(S s, attn::position at) const { return derivative_(s, at); }
+  void check(const attn::call_shape& shape) const { check_(shape); }
+
+ private:
+  std::function<S(S, attn::position)> change_, derivative_;
+  std::function<void(const attn::call_shape&)> check_;
+};
 
 // One of each kind, and compositions in both orders. They keep scores small: near a score of 40,
 // the rounding of a single dot product decides between neighbours that are 4e-6 apart, and whether

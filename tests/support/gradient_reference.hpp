@@ -110,8 +110,12 @@ void add_pair(const gradient_problem<Scalar>& g, const place& at, Number scale,
 // out = Σ_j kept_ij P_ij v_j
 template <class Number, class Scalar>
 void drop(const gradient_problem<Scalar>& g, answer<Number>& forward) {
-  forward.out.setZero();
   for (index i = 0; i < forward.out.rows(); ++i) {
+    // A row that is empty stays so, whatever it would multiply by 0.
+    if ((forward.weights.row(i).array() == 0).all() && (forward.out.row(i).array() == 0).all()) {
+      continue;
+    }
+    forward.out.row(i).setZero();
     for (index j = 0; j < forward.weights.cols(); ++j) {
       if (!g.sees(g.at(i, j))) continue;
       const Number weight = forward.weights(i, j) * static_cast<Number>(g.kept(g.at(i, j)));

@@ -7,37 +7,6 @@
 namespace attn_test {
 namespace {
 
-// What each kind of cache takes. `append` and `truncate` are asked before the operation.
-template <class T>
-struct contiguous_rules {
-  attn::kv_cache_shape shape;
-  bool append(const truth<T>& model, index b, const std::vector<index>& counts) const {
-    bool fits = true;
-    for (const index count : counts) {
-      fits = fits && model.length(b) + count <= shape.capacity;
-      ++b;
-    }
-    return fits;
-  }
-  bool truncate(const truth<T>&, index, index) const { return true; }
-  index first(const truth<T>&, index) const { return 0; }
-};
-
-template <class T>
-struct ring_rules {
-  attn::kv_cache_shape shape;
-  index window;
-  bool append(const truth<T>&, index, const std::vector<index>& counts) const {
-    return *std::max_element(counts.begin(), counts.end()) + window - 1 <= shape.capacity;
-  }
-  bool truncate(const truth<T>& model, index b, index n) const {
-    return n == 0 || first(model, b) <= std::max<index>(0, n - window + 1);
-  }
-  index first(const truth<T>& model, index b) const {
-    return std::max<index>(0, model.written(b) - shape.capacity);
-  }
-};
-
 TEMPLATE_TEST_CASE("a contiguous cache holds what was appended", "", float, double, Eigen::half,
                    Eigen::bfloat16) {
   generator g(1);

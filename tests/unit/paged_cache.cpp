@@ -1,59 +1,8 @@
 // Pages: what is in use and how often, forks, copies before writing, tables of others.
-#include <set>
-
 #include "unit/caches.hpp"
 
 namespace attn_test {
 namespace {
-
-// The pages of each sequence by names that are never used again.
-template <class T>
-struct paged_rules {
-  index page_size, pages, capacity;
-  std::vector<std::vector<int>> tables;
-  int names = 0;
-
-  index in_use() const {
-    std::set<int> all;
-    for (const auto& table : tables) all.insert(table.begin(), table.end());
-    return std::ssize(all);
-  }
-  index holders(int page) const {
-    index n = 0;
-    for (const auto& table : tables) n += std::count(table.begin(), table.end(), page);
-    return n;
-  }
-  bool keep(bool fits, const std::vector<std::vector<int>>& before) {
-    fits = fits && in_use() <= pages;
-    if (!fits) tables = before;
-    return fits;
-  }
-  bool append(const truth<T>& model, index b, const std::vector<index>& counts) {
-    const auto before = tables;
-    bool fits = true;
-    for (const index count : counts) {
-      const index length = model.length(b);
-      auto& table = tables[static_cast<std::size_t>(b++)];
-      if (count > 0 && length % page_size != 0 && holders(table.back()) > 1) table.back() = names++;
-      while (std::ssize(table) * page_size < length + count) table.push_back(names++);
-      fits = fits && length + count <= capacity;
-    }
-    return keep(fits, before);
-  }
-  bool truncate(const truth<T>&, index b, index n) {
-    tables[static_cast<std::size_t>(b)].resize(
-        static_cast<std::size_t>((n + page_size - 1) / page_size));
-    return true;
-  }
-  bool fork(const truth<T>& model, index from, index to) {
-    const auto before = tables;
-    auto& table = tables[static_cast<std::size_t>(to)];
-    if (from != to) table = tables[static_cast<std::size_t>(from)];
-    if (from != to && model.length(from) % page_size != 0) table.back() = names++;
-    return keep(true, before);
-  }
-  index first(const truth<T>&, index) const { return 0; }
-};
 
 TEMPLATE_TEST_CASE("a paged cache holds what was appended, in no more pages than it takes", "",
                    float, double, Eigen::half, Eigen::bfloat16) {
