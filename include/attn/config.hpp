@@ -22,9 +22,15 @@
 #define ATTN_HAS_EXCEPTIONS 0
 #endif
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error \
-    "attn: attention needs NaN and infinity, and sums in their order: leave out -ffast-math, -Ofast and -ffinite-math-only"
+    "attn: attention needs NaN and infinity, and sums in their order: leave out -ffast-math, -Ofast, -ffinite-math-only, -fassociative-math and -funsafe-math-optimizations"
+#endif
+
+// Registers of 80 bits keep what the exponential rounds away on purpose.
+#if defined(__i386__) && (__FLT_EVAL_METHOD__ == 2 || __FLT_EVAL_METHOD__ == -1)
+#error "attn: on 32-bit x86 compile with -msse2 -mfpmath=sse"
 #endif
 
 // Where the compiler can build a part of a file for an instruction set of its own.

@@ -1,10 +1,12 @@
 // A list of integers of the caller's, referred to: lengths of sequences, where they start, pages.
 #pragma once
 
+#include <algorithm>
 #include <attn/config.hpp>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 
 namespace attn::inline ATTN_ABI {
@@ -56,11 +58,16 @@ class integers {
   }
 
  private:
-  /// Whatever the type of as many bytes is called.
+  /// Whatever the type of as many bytes is called. A number beyond a 32-bit index becomes the
+  /// farthest there is, which no length or position may be.
   template <class Element>
   [[nodiscard]] index read(index i) const {
     Element element;
     std::memcpy(&element, static_cast<const Element*>(data_) + i, sizeof element);
+    using limits = std::numeric_limits<index>;
+    if constexpr (sizeof(Element) > sizeof(index)) {
+      element = std::clamp<Element>(element, limits::min(), limits::max());
+    }
     return static_cast<index>(element);
   }
 

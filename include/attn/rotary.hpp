@@ -11,6 +11,8 @@
 #include <attn/memory_overlap.hpp>
 #include <attn/stages.hpp>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <type_traits>
@@ -51,6 +53,11 @@ struct rotary_positions {
 };
 
 namespace detail {
+
+/// Positions reach so far either way: to 2^31, or nearly as far as a 32-bit index counts, whose
+/// last number stands for all beyond it (see `integers`).
+inline constexpr index farthest_position = static_cast<index>(
+    std::min<std::int64_t>(std::int64_t{1} << 31, std::numeric_limits<index>::max() - 1));
 
 /// The position of every token of a call, each found to be from `least` to `most`.
 class token_positions {
@@ -218,7 +225,7 @@ class rotary_embedding {
     const auto view = detail::turned_view(std::forward<V>(x));
     const index width = width_for(view.width());
     detail::check_turnable(view);
-    constexpr index farthest = index{1} << 31;
+    constexpr index farthest = detail::farthest_position;
     const detail::token_positions at(positions, view.shape(), -farthest, farthest,
                                      ": positions reach to 2^31 either way");
     detail::rotate(view, width, layout_, at, [&](index first, index count) {

@@ -44,6 +44,14 @@ TEST_CASE("sums over many tiles do not drift") {
   check_shape<float>(g, {2, 30000, 4, 3});
 }
 
+TEST_CASE("the first tile after many hidden ones is seen") {
+  const Eigen::MatrixXf q = Eigen::MatrixXf::Ones(10, 2), k = Eigen::MatrixXf::Ones(4200, 2);
+  const Eigen::MatrixXf v = Eigen::MatrixXf::Random(4200, 3);
+  const Eigen::MatrixXf out = attn::scaled_dot_product_attention(q, k, v, attn::sliding_window(0),
+                                                                 {.alignment = attn::offset(4096)});
+  CHECK(out == v.middleRows(4096, 10));
+}
+
 TEST_CASE("rows cut out of a call keep their bits") {
   generator g(204);
   const auto p = any_problem<float>(g, {120, 300, 20, 12});

@@ -77,8 +77,9 @@ TEST_CASE("positions as far as 2^31 are right") {
   agrees_far_away<double>(306);
   Eigen::RowVector2d x(1, 0);
   rotary_embedding()(x, {.offset = farthest});
-  CHECK(x(0) == Approx(0.2378161945728034).margin(1e-15));
-  CHECK(x(1) == Approx(-0.9713101757929393).margin(1e-15));
+  const bool narrow = sizeof(index) == 4;  // 2^31 - 2 instead of 2^31
+  CHECK(x(0) == Approx(narrow ? -0.982176300549272 : 0.2378161945728034).margin(1e-15));
+  CHECK(x(1) == Approx(narrow ? 0.1879620031797547 : -0.9713101757929393).margin(1e-15));
 }
 
 TEST_CASE("frequencies of one's own take the place of the base") {

@@ -20,7 +20,9 @@ using attn::heads_array, attn::heads_order, attn::heads_shape, attn::heads_view;
 using attn::rotary_embedding, attn::rotary_layout, attn::rotary_positions;
 
 inline constexpr std::array both_layouts{rotary_layout::half_split, rotary_layout::interleaved};
-inline constexpr index farthest = index{1} << 31;
+inline constexpr index farthest =  // 2^31, or nearly as far as a 32-bit index counts
+    static_cast<index>(
+        std::min<std::int64_t>(std::int64_t{1} << 31, std::numeric_limits<index>::max() - 1));
 
 template <class T>
 void fill(generator& g, const heads_view<T>& x, double size = 2) {

@@ -130,22 +130,25 @@ TEST_CASE("calls that don't fit are refused, and nothing is written") {
     CHECK(of(r, {.ids = list(8), .offsets = list(2)}) == several);
 
     const std::string reach = ": positions reach to 2^31 either way";
-    CHECK(of(r, {.offset = farthest - 2}) ==
-          "positions.offset is 2147483646, for a length of 4 it should be from -2147483648 to "
-          "2147483645" +
-              reach);
+    CHECK(of(r, {.offset = farthest - 2}) == "positions.offset is " + std::to_string(farthest - 2) +
+                                                 ", for a length of 4 it should be from -" +
+                                                 std::to_string(farthest) + " to " +
+                                                 std::to_string(farthest - 3) + reach);
     CHECK(of(r, {.offset = std::numeric_limits<index>::max()}) != "accepted");
     CHECK(of(r, {.offset = std::numeric_limits<index>::min()}) != "accepted");
     CHECK(of(r, {.offset = farthest - 3}) == "accepted");
     CHECK(of(r, {.offsets = list{5, -farthest - 1}}) ==
-          "positions.offsets[1] is -2147483649, for a length of 4 it should be from -2147483648 "
-          "to 2147483645" +
-              reach);
+          "positions.offsets[1] is -" + std::to_string(farthest + 1) +
+              ", for a length of 4 it should be from -" + std::to_string(farthest) + " to " +
+              std::to_string(farthest - 3) + reach);
     CHECK(of(r, {.ids = list{1, 2, 3, farthest + 1}}) ==
-          "positions.ids[3] is 2147483649, for a length of 1 it should be from -2147483648 to "
-          "2147483648" +
-              reach);
+          "positions.ids[3] is " + std::to_string(farthest + 1) +
+              ", for a length of 1 it should be from -" + std::to_string(farthest) + " to " +
+              std::to_string(farthest) + reach);
     CHECK(of(r, {.ids = list{1, 2, 3, farthest}}) == "accepted");
+    const std::int64_t beyond = (std::int64_t{1} << 32) + 1;  // would be 1 in 32 bits
+    CHECK(of(r, {.ids = list{1, 2, 3, beyond}}) != "accepted");
+    CHECK(of(r, {.ids = list{1, 2, 3, -beyond}}) != "accepted");
   }
 }
 
