@@ -22,8 +22,10 @@ def style(peers):
                         "zorder": 3 if peer.name == "attn" else 2} for peer in peers}
 
 
-def lines(axes, results, peers, x, y):
+def lines(axes, results, peers, x, y, scale="linear"):
     """One line a peer; lengths double from tick to tick."""
+    if not results:
+        return
     styles = style(peers)
     ticks = set()
     for peer in peers:
@@ -31,6 +33,7 @@ def lines(axes, results, peers, x, y):
         if points:
             axes.plot(*zip(*points), **styles[peer.name])
             ticks |= {point[0] for point in points}
+    axes.set_yscale(scale)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
     axes.minorticks_off()
@@ -54,8 +57,8 @@ def speed(axes, results, peers, causal=False, of_threads=0):
 
 def memory(axes, results, peers):
     shown = [r for r in results if r.memory is not None and not r.row.causal]
-    lines(axes, shown, peers, lambda r: r.row.queries, lambda r: max(r.memory, 2**16) / 2**20)
-    axes.set_yscale("log")
+    lines(axes, shown, peers, lambda r: r.row.queries, lambda r: max(r.memory, 2**16) / 2**20,
+          scale="log")
     axes.set_title("MiB that a call adds, over length")
     return bool(shown)
 
@@ -69,7 +72,8 @@ def error(axes, results, peers):
         points = [(names.index(r.row.name), r.error) for r in shown if r.peer == peer.name]
         if points:
             axes.plot(*zip(*points), **styles[peer.name] | {"linestyle": ""})
-    axes.set_yscale("log")
+    if shown:
+        axes.set_yscale("log")
     axes.set_xticks([])
     axes.set_xlabel(f"{len(names)} rows, in the table's order")
     axes.set_title("largest error against float64")
@@ -86,8 +90,7 @@ def decode(axes, results, peers):
 
 def window(axes, results, peers):
     shown = [r for r in results if r.row.kind == "window" and r.threads == threads_of(results, 0)]
-    lines(axes, shown, peers, lambda r: r.row.left, lambda r: r.median * 1e3)
-    axes.set_yscale("log")
+    lines(axes, shown, peers, lambda r: r.row.left, lambda r: r.median * 1e3, scale="log")
     axes.set_title("ms of a window, over its length")
     return bool(shown)
 

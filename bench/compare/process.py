@@ -1,6 +1,7 @@
 """A peer in a process of its own, on given cores, that is asked by lines; it is stopped while others
 have their turn, so that its threads do not wait for work on their cores."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -40,11 +41,9 @@ class Peer:
                 preexec_fn=lambda: os.sched_setaffinity(0, cores))
 
     def send(self, line):
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the missing answer tells
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the missing answer tells
 
     def receive(self):
         answer = self.process.stdout.readline()
@@ -63,6 +62,7 @@ class Peer:
         return self.receive()
 
     def hold(self):
+        """Until `go_on`."""
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def go_on(self):
@@ -74,13 +74,12 @@ class Peer:
 
     def end(self):
         if self.process:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
-            self.process.stdin.close()
             self.process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):  # of a line that nobody has read
+                self.process.stdin.close()
             self.process = None
 
 

@@ -122,18 +122,10 @@ class Server:
         raise ValueError(f"unknown command {command}")
 
 
-def main():
+def serve(peer):
+    """Answers lines of stdin with what a peer's `settings` do."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # what a peer prints is no answer
-
-    def say(text):
-        print(" ".join(text.split("\n")), file=answers, flush=True)
-
-    try:
-        peer = importlib.import_module(f"peers.{sys.argv[1]}")
-    except Exception as error:
-        say(f"error {error}")
-        return
     server = Server(peer)
     gc.disable()
     for line in sys.stdin:
@@ -141,16 +133,18 @@ def main():
         if command == "quit":
             break
         try:
-            said = server.answer(command, words)
+            said = f"ok {server.answer(command, words)}".rstrip()
         except Unsupported as error:
-            said = None
-            say(f"none {error}")
+            said = f"none {error}"
         except Exception as error:
-            said = None
-            say(f"error {type(error).__name__}: {error}")
-        if said is not None:
-            say(f"ok {said}".rstrip())
+            said = f"error {type(error).__name__}: {error}"
+        print(" ".join(said.split("\n")), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        wanted = importlib.import_module(f"peers.{sys.argv[1]}")
+    except Exception as failure:  # a package that is not there, or lacks something itself
+        print("error", " ".join(str(failure).split("\n")), flush=True)
+    else:
+        serve(wanted)

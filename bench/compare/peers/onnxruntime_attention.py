@@ -18,7 +18,8 @@ def settings(task):
     plain_causal = task.causal and task.left is None and square
     made = []
     if task.decodes_groups:
-        made += [lambda: group_query(task), lambda: multi_head(task), lambda: attention(task, rows=True)]
+        made += [lambda: group_query(task), lambda: multi_head(task),
+                 lambda: attention(task, rows=True)]
     elif task.causal and task.bias is None and square:
         made += [lambda: group_query(task)]
     if task.group == 1:

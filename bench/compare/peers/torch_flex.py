@@ -23,7 +23,10 @@ def compiled(task):
         left = task.left
 
         def seen(b, h, i, j):
-            return (j <= i + offset) if left is None else (j <= i + offset) & (i + offset - j <= left)
+            position = i + offset
+            if left is None:
+                return j <= position
+            return (j <= position) & (position - j <= left)
 
         more["block_mask"] = create_block_mask(seen, None, None, task.queries, task.keys,
                                                device="cpu")
