@@ -196,9 +196,9 @@ void serve() {
     for (std::string part; in >> std::quoted(part);) parts.push_back(part);
     try {
       const std::string said = answer(parts, job);
-      std::cout << "ok" << said << std::endl;
+      std::cout << "ok" << said << '\n' << std::flush;
     } catch (const std::exception& error) {
-      std::cout << "error " << error.what() << std::endl;
+      std::cout << "error " << error.what() << '\n' << std::flush;
     }
   }
 }

@@ -22,6 +22,7 @@ class Result:
     threads: int
     peer: str
     setting: str = ""
+    checked_in: float = 0                        # seconds that the call to be checked took, or more
     seconds: list = field(default_factory=list)  # a call, in each round
     ratios: list = field(default_factory=list)   # to ours in the same round
     error: float = float("nan")                  # the largest of the output
@@ -81,7 +82,9 @@ def prepare(row, threads, peers, folder, expected):
             peer.load(row, threads)
             if peer.module is not None:
                 result.setting = peer.ask("setting")
+            start = time.monotonic()
             peer.ask("write", peer.name)
+            result.checked_in = time.monotonic() - start
             result.error = check(row, peer, folder, expected)
             taking_part.append((peer, result))
         except NotDone:
@@ -97,7 +100,10 @@ def prepare(row, threads, peers, folder, expected):
 def time_rounds(taking_part, effort):
     """Fills in the seconds of each round."""
     calls = {}
-    for peer, _ in taking_part:
+    for peer, result in taking_part:
+        if result.checked_in > 20 * effort.turn:  # most of it was the call
+            calls[peer.name] = 1
+            continue
         peer.go_on()
         once = float(peer.ask("time", "1"))
         if once < effort.turn:

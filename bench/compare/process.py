@@ -2,6 +2,7 @@
 have their turn, so that its threads do not wait for work on their cores."""
 
 import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -20,6 +21,10 @@ class NotDone(Exception):
     """The peer has nothing that does this."""
 
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+
 class Peer:
     def __init__(self, name, title, command, options="", module=None):
         self.name, self.title, self.options, self.module = name, title, options, module
@@ -34,11 +39,16 @@ class Peer:
                      "TORCHINDUCTOR_COMPILE_THREADS"):
             environment[name] = threads
         self.said = folder / f"{self.name}.log"
+
+        def before():
+            os.sched_setaffinity(0, cores)
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # none stays behind, stopped
+
         with open(self.said, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=folder, env=environment, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores))
+                preexec_fn=before)
 
     def send(self, line):
         with contextlib.suppress(BrokenPipeError):  # the missing answer tells
