@@ -14,7 +14,8 @@ void naive(benchmark::State& state, benchmark_case& c) {
     for (index head = 0; head < w.all_heads(); ++head) {
       const index key_head = w.key_head(head);
       naive_attention(in.query.head(head), in.key.head(key_head), in.value.head(key_head),
-                      out.head(head), w.queries, w.keys, w.width, w.feature == feature::causal);
+                      out.head(head), w.queries, w.keys, w.width,
+                      {.causal = w.feature == feature::causal});
     }
   };
   const auto computed = [&](index head, index row, index col) {

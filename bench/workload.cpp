@@ -241,6 +241,7 @@ reference_row reference(const workload& w, const inputs<Scalar>& in, index head,
 
 template class tensor<float>;
 template class tensor<double>;
+template class tensor<bool>;
 template struct inputs<float>;
 template struct inputs<double>;
 template const inputs<float>& inputs_of(const workload&);

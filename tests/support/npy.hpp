@@ -1,5 +1,6 @@
-// Reads a NumPy array file (.npy 1.0, little-endian, C order), the form golden arrays are stored
-// in. Anything else, a truncated file included, is a std::runtime_error that names the file.
+// Reads and writes a NumPy array file (.npy 1.0, little-endian, C order), the form golden arrays
+// are stored in. Anything else, a truncated file included, is a std::runtime_error that names the
+// file.
 #pragma once
 
 #include <Eigen/Core>
@@ -173,6 +174,32 @@ inline npy_array read_npy(const std::filesystem::path& path) {
   } catch (const std::runtime_error& error) {
     throw std::runtime_error("cannot read " + path.string() + ": " + error.what());
   }
+}
+
+/// Writes elements in C order, as many as the shape asks for.
+template <class T>
+void write_npy(const std::filesystem::path& path, const std::vector<std::int64_t>& shape,
+               const T* elements) {
+  std::string header =
+      "{'descr': '" + std::string(npy_dtype<T>()) + "', 'fortran_order': False, 'shape': (";
+  std::size_t count = 1;
+  for (const std::int64_t extent : shape) {
+    header += std::to_string(extent) + ", ";
+    count *= static_cast<std::size_t>(extent);
+  }
+  header += "), }";
+  constexpr std::size_t preamble = 10,
+                        line = 64;  // NumPy has the elements begin at such a multiple
+  header.resize((preamble + header.size() + line) / line * line - preamble - 1, ' ');
+  header += '\n';
+  std::ofstream out(path, std::ios::binary);
+  out.write("\x93NUMPY\x01\x00", 8);
+  out.put(static_cast<char>(header.size() % 256)).put(static_cast<char>(header.size() / 256));
+  out << header;
+  out.write(reinterpret_cast<const char*>(elements),
+            static_cast<std::streamsize>(count * sizeof(T)));
+  out.close();
+  if (!out) throw std::runtime_error("cannot write " + path.string());
 }
 
 }  // namespace attn_test
