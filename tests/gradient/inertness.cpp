@@ -252,6 +252,31 @@ TEST_CASE("a row that nothing came back for passes nothing back, whatever is in 
   CHECK((found - sound).cwiseAbs().maxCoeff() <= 1e-5f);
 }
 
+TEST_CASE("a hidden query that is finite until it is scaled is inert") {
+  generator g(977);
+  const matrix<float> k = any_matrix<matrix<float>>(g, 7, 5),
+                      v = any_matrix<matrix<float>>(g, 7, 3);
+  const matrix<float> came_back = any_matrix<matrix<float>>(g, 4, 3);
+  matrix<float> q = any_matrix<matrix<float>>(g, 4, 5);
+  const auto not_row_0 = [](attn::position at) { return at.row != 0; };
+  const auto key_gradient = [&] {
+    Eigen::VectorXf log_sum_exp;
+    Eigen::MatrixXf dk;
+    const attn::options o{.alignment = attn::top_left, .scale = 40};
+    attn::options forward = o;
+    forward.log_sum_exp = log_sum_exp;
+    const Eigen::MatrixXf out =
+        attn::scaled_dot_product_attention(q, k, v, not_row_0, attn::softcap(2), forward);
+    attn::scaled_dot_product_attention_backward(
+        {.key = dk}, {.log_sum_exp = log_sum_exp, .out = out, .out_gradient = came_back}, q, k, v,
+        not_row_0, attn::softcap(2), o);
+    return dk;
+  };
+  const Eigen::MatrixXf expected = key_gradient();
+  q(0, 1) = std::numeric_limits<float>::max();
+  CHECK(key_gradient() == expected);
+}
+
 TEST_CASE("an empty row is never asked about a score that it does not have") {
   matrix<float> q = matrix<float>::Ones(3, 2), k = matrix<float>::Ones(4, 2);
   const matrix<float> v = matrix<float>::Ones(4, 2), out_gradient = matrix<float>::Ones(3, 2);

@@ -49,7 +49,7 @@ struct gradient_block {
   index first;
   index rows;
   index lanes;
-  bool finite = true;      // queries and gradients of results
+  bool finite = true;      // queries times the scale, and gradients of results
   bool has_empty = false;  // a row that saw nothing
 };
 
@@ -117,12 +117,15 @@ void gather_rows(gradient_block<T>& block) {
   const index lanes = block.lanes;
   const strided<const T> query = p.query.from(block.first, 0);
   const strided<const T> out_gradient = g.out_gradient.from(block.first, 0);
-  block.finite =
-      all_finite(query, block.rows, p.depth) && all_finite(out_gradient, block.rows, p.value_depth);
   rows_to_lanes(query, block.rows, p.depth, at.query, lanes);
   rows_to_lanes(out_gradient, block.rows, p.value_depth, at.out_gradient, lanes);
   pack_rows(query, block.rows, p.depth, p.scale, at.query_rows);
   pack_rows(out_gradient, block.rows, p.value_depth, T(1), at.out_gradient_rows);
+  const auto packed_are_finite = [&](const T* packed, index cols) {
+    return all_finite(strided<const T>{packed, whole_vectors<T>(cols), 1}, block.rows, cols);
+  };
+  block.finite = packed_are_finite(at.query_rows, p.depth) &&
+                 packed_are_finite(at.out_gradient_rows, p.value_depth);
   rows_to_lanes(g.out.from(block.first, 0), block.rows, p.value_depth, at.out, lanes);
   const vec<T> zero = broadcast(T(0));
   for (index v = 0; v < lanes; v += vec<T>::lanes) {
