@@ -44,7 +44,7 @@ set(DOXYGEN_MATHJAX_VERSION MathJax_2)
 set(DOXYGEN_MATHJAX_FORMAT SVG) # without fonts, which browsers may not load from files
 set(DOXYGEN_MATHJAX_RELPATH mathjax)
 
-doxygen_add_docs(docs include/attn cmake/reference.dox README.md .github/CHANGELOG.md .github/CONTRIBUTING.md
+doxygen_add_docs(docs include/attn cmake/reference.dox README.md .github/guide .github/CHANGELOG.md .github/CONTRIBUTING.md
                  WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} COMMENT "Reference: ${PROJECT_BINARY_DIR}/docs/html/index.html")
 set(copy_mathjax "")
 foreach(part config extensions jax/element jax/input/TeX jax/output/SVG)

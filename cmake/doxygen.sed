@@ -13,3 +13,5 @@ s~^  \[\[nodiscard\]\] heads_view<const T> (keys|values)\(\) const \{$~  /** The
 # The README: a word with a tilde before it would be a destructor, and quotes end an image's text.
 s/& ~attn::documents/\& ~ attn::documents/
 s/^!\[.*\]\(\.github\/(.*)\)$/![](\1)/
+# Formulas as Markdown has them.
+s/\$`([^`]*)`\$/\\f$\1\\f$/g
