@@ -14,7 +14,8 @@ ATTN_INLINE void product_rows(strided<const T> a, index depth, const T* b, index
   }
   const strided<const T> soon = Adds ? further_on(strided<const T>{c, c_row, 1}, Rows, 0)
                                      : further_on(a, 2 * rows_at_once, 0);
-  accumulate(sum, a.data, a.row_stride, a.col_stride, b, b_step, depth, soon);
+  accumulate<steps_a_line<T, Rows>>(sum, a.data, a.row_stride, a.col_stride, b, b_step, depth,
+                                    soon);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL

@@ -78,28 +78,50 @@ class rows_ahead {
   index col_ = 0;
 };
 
-/// C += A B. Step k asks for a line of what is needed `soon`: of its column k, whose rows take
-/// turns. That is mostly what will be read of A later: processors do not guess it from the order in
-/// which A is read.
+/// One step of the product. Its rows are reached from the first and the middle one, which takes
+/// fewer registers for addresses.
 template <class T, int Rows, int Vectors>
+ATTN_INLINE void add_step(registers<T, Rows, Vectors>& c, const T* a, index a_row, const T* b) {
+  constexpr int half = Rows / 2;
+  const T* const middle = a + half * a_row;
+  vec<T> x[Vectors];
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) x[v] = load(b + v * vec<T>::lanes);
+  ATTN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    const vec<T> y = broadcast(r < half ? a[r * a_row] : middle[(r - half) * a_row]);
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) c.at[r][v] = multiply_add(y, x[v], c.at[r][v]);
+  }
+}
+
+/// In how many steps the product of so many rows reads as much of A as a line of memory holds.
+template <class T, int Rows>
+inline constexpr index steps_a_line =
+    std::clamp<index>(64 / (Rows * index{sizeof(T)}), 1, steps_at_once);
+
+/// C += A B. Each `pace` steps ask for a line of what is needed `soon`: step k of its column k,
+/// whose rows take turns. That is mostly what will be read of A later: processors do not guess it
+/// from the order in which A is read.
+template <index pace, class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
                             const T* b, index b_step, index depth, strided<const T> soon) {
+  static_assert(steps_at_once <= 2 && steps_at_once % pace == 0);
   auto column = reinterpret_cast<std::uintptr_t>(soon.data);
-  for (index k = 0; k < depth; ++k) {
-    prefetch<T>(column, (k & (Rows - 1)) * soon.row_stride);
-    column = moved<T>(column, soon.col_stride);
-    vec<T> x[Vectors];
+  index k = 0;
+  for (; k + steps_at_once <= depth; k += steps_at_once) {
     ATTN_UNROLL
-    for (int v = 0; v < Vectors; ++v) x[v] = load(b + v * vec<T>::lanes);
-    ATTN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const vec<T> y = broadcast(a[r * a_row]);
-      ATTN_UNROLL
-      for (int v = 0; v < Vectors; ++v) c.at[r][v] = multiply_add(y, x[v], c.at[r][v]);
+    for (index s = 0; s < steps_at_once; ++s) {
+      if (s % pace == 0) {
+        prefetch<T>(column, ((k + s) / pace & (Rows - 1)) * soon.row_stride);
+        column = moved<T>(column, pace * soon.col_stride);
+      }
+      add_step(c, a, a_row, b);
+      a += a_step;
+      b += b_step;
     }
-    a += a_step;
-    b += b_step;
   }
+  if (k < depth) add_step(c, a, a_row, b);
 }
 
 /// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes], plus what is there already if
@@ -113,8 +135,8 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, c
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
-  accumulate(c, key.data, key.row_stride, key.col_stride, query, width<T, Vectors>, depth,
-             further_on(key, 2 * rows_at_once, 0));
+  accumulate<steps_a_line<T, Rows>>(c, key.data, key.row_stride, key.col_stride, query,
+                                    width<T, Vectors>, depth, further_on(key, 2 * rows_at_once, 0));
   if (adds) {
     const vec<T> factor = broadcast(scale);
     ATTN_UNROLL
@@ -159,9 +181,9 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
       c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
     }
   }
-  const strided<const T> soon = further_on(value, ahead, 0);
-  accumulate(c, value.data, value.col_stride, value.row_stride, weights, width<T, Vectors>, keys,
-             {soon.data, soon.col_stride, soon.row_stride});
+  const strided<const T> soon{further_on(value, ahead, 0).data, 0, value.row_stride};
+  accumulate<1>(c, value.data, value.col_stride, value.row_stride, weights, width<T, Vectors>, keys,
+                soon);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL

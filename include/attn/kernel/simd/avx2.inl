@@ -94,6 +94,8 @@ struct flush_small {
 
 /// Rows of A in the products: 12 accumulators, 3 vectors of B and a broadcast fill 16 registers.
 inline constexpr int rows_at_once = 4;
+/// Steps of the products' loop at once: two would need more registers than there are.
+inline constexpr int steps_at_once = 1;
 
 /// to[c · to_stride + r] = from[r · from_stride + c] for 8 x 8 floats: halves of rows are put
 /// together on their way in, so that two rounds of shuffles are enough.

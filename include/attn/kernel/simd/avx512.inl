@@ -107,6 +107,9 @@ class flush_small {
 
 /// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.
 inline constexpr int rows_at_once = 8;
+/// Steps of the products' loop at once, 1 or 2: two leave more of its time to the products, where
+/// the addresses they need have registers.
+inline constexpr int steps_at_once = 2;
 
 /// to[c · to_stride + r] = from[r · from_stride + c] for 16 x 16 floats: quarters of rows are put
 /// together on their way in, so that two rounds of shuffles are enough.

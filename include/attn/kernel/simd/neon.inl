@@ -86,6 +86,8 @@ struct flush_small {
 
 /// Rows of A in the products: 24 accumulators, 3 vectors of B and a broadcast fill 32 registers.
 inline constexpr int rows_at_once = 8;
+/// Steps of the products' loop at once, 1 or 2.
+inline constexpr int steps_at_once = 1;
 
 /// to[c · to_stride + r] = from[r · from_stride + c] for 4 x 4 floats.
 ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
