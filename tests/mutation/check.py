@@ -21,7 +21,7 @@ from pathlib import Path
 from faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ["CMakeLists.txt", "README.md", "cmake", "include", "tests"]
+COPIED = [".github", "CMakeLists.txt", "README.md", "cmake", "include", "tests"]
 # Built for the set by their flags, the engine is compiled once instead of three times. Eigen's own
 # vectors are off, for Eigen 3.4 has faulty ones of half; warnings are, for a fault may leave a
 # variable unused.
