@@ -274,7 +274,9 @@ TEST_CASE("a hidden query that is finite until it is scaled is inert") {
   };
   const Eigen::MatrixXf expected = key_gradient();
   q(0, 1) = std::numeric_limits<float>::max();
-  CHECK(key_gradient() == expected);
+  const Eigen::MatrixXf found = key_gradient();
+  CHECK(found.allFinite());
+  CHECK((found - expected).cwiseAbs().maxCoeff() <= 1e-5f);
 }
 
 TEST_CASE("an empty row is never asked about a score that it does not have") {
