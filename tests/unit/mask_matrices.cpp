@@ -141,6 +141,36 @@ TEST_CASE("a finite bias beyond float does not hide") {
         2);
 }
 
+TEST_CASE("what one mask hides stays hidden, however large the bias of another") {
+  generator g(177);
+  for (const shape n : {shape{50, 70, 3, 2}, shape{5, 300, 4, 3}}) {
+    const auto p = any_problem<float>(g, n);
+    const boolean_matrix visible = any_boolean(g, n.queries, n.keys);
+    Eigen::MatrixXf hides = Eigen::MatrixXf::Zero(n.queries, n.keys);
+    Eigen::MatrixXf raises = hides;
+    for (index i = 0; i < n.queries; ++i) {
+      for (index j = 0; j < n.keys; ++j) {
+        if (visible(i, j)) continue;
+        hides(i, j) = -std::numeric_limits<float>::infinity();
+        raises(i, j) = std::numeric_limits<float>::infinity();
+      }
+    }
+    const matrix<float> raises_rows = raises;
+    const auto attend = [&](const auto& mask) {
+      return attn::scaled_dot_product_attention(p.q, p.k, p.v, mask);
+    };
+    const auto check = [&](const auto& first, const auto& second) {
+      const auto expected = attend(first);
+      CHECK(attend(attn::as_mask(first) & attn::as_mask(second)) == expected);
+      CHECK(attend(attn::as_mask(second) & attn::as_mask(first)) == expected);
+    };
+    check(hides, raises);
+    check(hides, raises_rows);
+    check(visible, raises);
+    check(visible, raises_rows);
+  }
+}
+
 // A type of the user's with both a bias and a rule of what is visible.
 struct leaning_causal {
   [[nodiscard]] bool visible(attn::position at) const { return at.key <= at.query; }
