@@ -185,6 +185,36 @@ TEST_CASE("masks of many heads, with extents of 1") {
   }
 }
 
+// Each head sees every third stretch of keys, another one than its neighbours.
+struct stretch_of_head {
+  static constexpr attn::index keys = 128;
+  [[nodiscard]] bool visible(attn::position at) const { return at.key / keys % 3 == at.head % 3; }
+  [[nodiscard]] attn::coverage cover(attn::tile t) const {
+    if (t.key / keys != t.last_key() / keys) return attn::coverage::some;
+    return t.key / keys % 3 == t.head % 3 ? attn::coverage::all : attn::coverage::none;
+  }
+};
+
+TEST_CASE("a mask that shows each head of a group other tiles") {
+  generator g(413);
+  for (const index queries : {1, 3, 60}) {
+    const auto q = any_heads<float>(g, {2, 6, queries, 8});
+    const auto k = any_heads<float>(g, {2, 2, 900, 8});
+    const auto v = any_heads<float>(g, {2, 2, 900, 5});
+    const auto visible = [](attn::position at) { return stretch_of_head().visible(at); };
+    const attn::options options{.alignment = attn::bottom_right};
+    const auto tiled = attn::scaled_dot_product_attention(q, k, v, stretch_of_head(), options);
+    const auto each =
+        attn::scaled_dot_product_attention(q, k, v, attn::predicate(visible), options);
+    for (index b = 0; b < 2; ++b) {
+      for (index h = 0; h < 6; ++h) {
+        CAPTURE(queries, b, h);
+        CHECK((tiled.head(b, h) - each.head(b, h)).cwiseAbs().maxCoeff() <= 1e-6f);
+      }
+    }
+  }
+}
+
 TEST_CASE("sinks, one a head") {
   generator g(404);
   for (const index keys : {40, 300}) {
