@@ -95,6 +95,9 @@ TEST_CASE("scores of any size") {
   CHECK(lse(0) == 1e30f);
   attn::merge_into(out, lse, matrix<float>::Constant(1, 1, 3), vector<float>::Constant(1, 1e30f));
   CHECK(out(0, 0) == 2);
+  attn::merge_into(out, lse, matrix<float>::Constant(1, 1, 7), vector<float>::Constant(1, 2e30f));
+  CHECK(out(0, 0) == 7);
+  CHECK(lse(0) == 2e30f);
   out(0, 0) = 3e38f;
   attn::merge_into(out, lse, matrix<float>::Constant(1, 1, 3e38f), vector<float>(lse));
   CHECK(out(0, 0) == 3e38f);
