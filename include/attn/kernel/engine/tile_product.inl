@@ -100,21 +100,21 @@ template <class T, int Rows>
 inline constexpr index steps_a_line =
     std::clamp<index>(64 / (Rows * index{sizeof(T)}), 1, steps_at_once);
 
-/// C += A B. Each `pace` steps ask for a line of what is needed `soon`: step k of its column k,
+/// C += A B. Each `Pace` steps ask for a line of what is needed `soon`: step k of its column k,
 /// whose rows take turns. That is mostly what will be read of A later: processors do not guess it
 /// from the order in which A is read.
-template <index pace, class T, int Rows, int Vectors>
+template <index Pace, class T, int Rows, int Vectors>
 ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_row, index a_step,
                             const T* b, index b_step, index depth, strided<const T> soon) {
-  static_assert(steps_at_once <= 2 && steps_at_once % pace == 0);
+  static_assert(steps_at_once <= 2 && steps_at_once % Pace == 0);
   auto column = reinterpret_cast<std::uintptr_t>(soon.data);
   index k = 0;
   for (; k + steps_at_once <= depth; k += steps_at_once) {
     ATTN_UNROLL
     for (index s = 0; s < steps_at_once; ++s) {
-      if (s % pace == 0) {
-        prefetch<T>(column, ((k + s) / pace & (Rows - 1)) * soon.row_stride);
-        column = moved<T>(column, pace * soon.col_stride);
+      if (s % Pace == 0) {
+        prefetch<T>(column, ((k + s) / Pace & (Rows - 1)) * soon.row_stride);
+        column = moved<T>(column, Pace * soon.col_stride);
       }
       add_step(c, a, a_row, b);
       a += a_step;
