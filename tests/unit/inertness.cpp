@@ -162,6 +162,21 @@ TEST_CASE("padding is inert, whatever lies in it") {
   }
 }
 
+TEST_CASE("what a mask hides is inert where there are no values, only weights and sums") {
+  generator g(67);
+  const boolean_matrix visible = any_boolean(g, 9, 7);
+  problem<double> p = any_problem<double>(g, {9, 7, 4, 0});
+  p.visible = [&](place at) { return visible(at.row, at.key); };
+  const auto sound = run(one_call(), p, attn::as_mask(visible));
+  for (const index j : {0, 6}) {
+    auto bad = p;
+    bad.k.row(j).setConstant(nan);
+    const auto o = run(one_call(), bad, attn::as_mask(visible));
+    law_hidden_is_inert(p, {j}, sound, o);
+    law_seen_nan_shows(p, j, o);
+  }
+}
+
 TEST_CASE("a NaN in a query reaches its own row only; a row that sees nothing does not even look") {
   generator g(65);
   problem<float> p = any_problem<float>(g, {9, 12, 4, 3});

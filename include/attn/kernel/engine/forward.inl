@@ -184,24 +184,26 @@ void find_factors(const query_block<T>& block) {
   }
 }
 
-/// Divides by the sums. Returns whether all is finite then; if not, care is next.
+/// Divides by the sums. Returns whether all is finite then; if not, care is next. The 0 that shows
+/// it is one that no compiler knows: with -fno-signed-zeros g++ 12 takes a vector times a constant
+/// 0 for 0, NaN or not.
 template <class T, int Vectors>
 bool divide(const query_block<T>& block) {
   const block_memory<T>& at = block.at;
   const vec<T> zero = broadcast(T(0));
   vec<T> factor[Vectors];
-  vec<T> finite[Vectors];  // NaN as soon as something isn't
+  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
     factor[v] = load(at.factor + v * vec<T>::lanes);
-    finite[v] = factor[v] * zero;  // shows a sum that isn't where there are no values
+    finite[v] = factor[v] - factor[v];  // shows a sum that isn't where there are no values
   }
   T* out = at.out;
   for (index c = 0; c < block.p.value_depth; ++c, out += width<T, Vectors>) {
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       const vec<T> x = load(out + v * vec<T>::lanes) * factor[v];
-      finite[v] = multiply_add(x, zero, finite[v]);
+      finite[v] = finite[v] * x;
       store(out + v * vec<T>::lanes, x);
     }
   }
@@ -239,7 +241,7 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   const auto hide_until = [&](index from, index to) {
     for (index i = 0; i < block.rows; ++i) {
       for (index j = from; j < to; ++j) {
-        *p.weights.at(block.first + i, j) = T(0) * at.factor[i];  // NaN in a NaN row
+        *p.weights.at(block.first + i, j) = at.factor[i] - at.factor[i];  // NaN in a NaN row
       }
     }
   };

@@ -60,17 +60,21 @@ bool all_finite(strided<const T> of, index rows, index cols) {
     std::swap(rows, cols);
   }
   const vec<T> zero = broadcast(T(0));
-  vec<T> sums = zero;  // NaN as soon as something isn't
+  vec<T> sums = zero;  // of x - x, NaN as soon as something isn't; for 0 · x see `divide`
   T sum = 0;
   for (index i = 0; i < rows; ++i) {
     const T* a = of.at(i, 0);
     index c = 0;
     if (of.col_stride == 1) {
       for (; c + vec<T>::lanes <= cols; c += vec<T>::lanes) {
-        sums = multiply_add(load(a + c), zero, sums);
+        const vec<T> x = load(a + c);
+        sums = sums + (x - x);
       }
     }
-    for (; c < cols; ++c) sum += a[c * of.col_stride] * T(0);
+    for (; c < cols; ++c) {
+      const T x = a[c * of.col_stride];
+      sum += x - x;
+    }
   }
   return sum == T(0) && all_equal(sums, zero);
 }
