@@ -75,7 +75,7 @@ enum class instruction_set { plain, avx2, avx512 };
 instruction_set set_in_use() {
 #if defined(__x86_64__)
   const char* const wanted = std::getenv("ATTN_INSTRUCTION_SET");
-  const std::string_view most = wanted == nullptr ? "avx512" : wanted;
+  const std::string_view most = wanted == nullptr || *wanted == '\0' ? "avx512" : wanted;
   if (most == "avx512" && __builtin_cpu_supports("avx512f")) return instruction_set::avx512;
   if (most.starts_with("avx") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     return instruction_set::avx2;

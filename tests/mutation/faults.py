@@ -96,7 +96,7 @@ FORWARD = [
           "what was shrunk stays so", ["unit.number_range"]),
     Fault(ENGINE + "forward.inl", "    done = t.key + t.keys;", "    done = t.key;",
           "weights of a tile are overwritten by zeros", ["unit.attention"]),
-    Fault(ENGINE + "forward.inl", "*p.weights.at(block.first + i, j) = T(0) * at.factor[i];", "",
+    Fault(ENGINE + "forward.inl", "*p.weights.at(block.first + i, j) = at.factor[i] - at.factor[i];", "",
           "weights of hidden tiles are not zeroed", ["kernel.shapes"]),
     Fault("kernel/problem.hpp", "std::min(most, piece - j % piece)", "std::min(most, piece)",
           "a run of keys goes on beyond its page", ["heads.cache_attention"],
