@@ -70,37 +70,6 @@ TEST_CASE("every layout of a large problem") {
   CHECK(expected.against(attn::scaled_dot_product_attention(q, k, apart)) == "");
 }
 
-TEST_CASE("rows cut out of a large call, and any executor, keep the bits") {
-  generator g(304);
-  const auto p = any_problem<float>(g, {300, 200, 40, 36});
-  const auto whole = run(one_call(), p, attn::causal(), unchanged);
-  for (const auto& [first, rows] : {std::pair{0, 32}, {5, 50}, {260, 40}, {33, 150}}) {
-    auto part = p;
-    part.q = p.q.middleRows(first, rows);
-    part.offset = p.offset + first;
-    const auto cut = run(one_call(), part, attn::causal(), unchanged);
-    CHECK(same_bits(cut.out, whole.out.middleRows(first, rows)));
-    CHECK(same_bits(cut.weights, whole.weights.middleRows(first, rows)));
-    CHECK(same_bits(cut.log_sum_exp, whole.log_sum_exp.segment(first, rows)));
-  }
-  CHECK(same_bits(whole, run(one_call(), p, attn::causal(), unchanged, attn::std_threads(3))));
-}
-
-TEST_CASE("masks that say the same give a large problem the same bits") {
-  generator g(305);
-  const auto p = any_problem<float>(g, {130, 170, 32, 33});
-  const auto near = [](attn::index i, attn::index j) { return j - i <= 3 && i - j <= 30; };
-  boolean_matrix visible(130, 170);
-  for (index i = 0; i < 130; ++i) {
-    for (index j = 0; j < 170; ++j) visible(i, j) = near(i, j);
-  }
-  const auto window = run(one_call(), p, attn::sliding_window(30, 3), unchanged);
-  CHECK(same_bits(window, run(one_call(), p, attn::predicate(near), unchanged)));
-  CHECK(same_bits(window,
-                  run(one_call(), p, attn::block_mask(near, 130, 170, attn::top_left), unchanged)));
-  CHECK(same_bits(window, run(one_call(), p, attn::as_mask(visible), unchanged)));
-}
-
 TEST_CASE("queries that see nothing of a tile between others that do") {
   generator g(308);
   auto p = any_problem<float>(g, {200, 100, 40, 40});

@@ -52,11 +52,9 @@ TEST_CASE("the first tile after many hidden ones is seen") {
   CHECK(out == v.middleRows(4096, 10));
 }
 
-TEST_CASE("rows cut out of a call keep their bits") {
-  generator g(204);
-  const auto p = any_problem<float>(g, {120, 300, 20, 12});
+void check_cuts(const problem<float>& p, const std::vector<std::pair<index, index>>& cuts) {
   const auto whole = run(one_call(), p, attn::causal(), unchanged);
-  for (const auto& [first, rows] : {std::pair{0, 1}, {119, 1}, {5, 17}, {40, 33}, {60, 60}}) {
+  for (const auto& [first, rows] : cuts) {
     problem<float> part = p;
     part.q = p.q.middleRows(first, rows);
     part.offset = p.offset + first;
@@ -65,13 +63,23 @@ TEST_CASE("rows cut out of a call keep their bits") {
     CHECK(same_bits(cut.weights, whole.weights.middleRows(first, rows)));
     CHECK(same_bits(cut.log_sum_exp, whole.log_sum_exp.segment(first, rows)));
   }
+  CHECK(same_bits(whole, run(one_call(), p, attn::causal(), unchanged, attn::std_threads(3))));
+}
+
+TEST_CASE("rows cut out of a call, and any executor, keep the bits") {
+  generator g(204);
+  check_cuts(any_problem<float>(g, {120, 300, 20, 12}),
+             {{0, 1}, {119, 1}, {5, 17}, {40, 33}, {60, 60}});
+  check_cuts(any_problem<float>(g, {300, 200, 40, 36}), {{0, 32}, {5, 50}, {260, 40}, {33, 150}});
 }
 
 // Tiles that are skipped, cut short, looked at or not looked at give the same bits.
 TEST_CASE("masks that say the same give the same bits") {
   generator g(205);
-  for (const index keys : {300, 128, 40}) {
-    const auto p = any_problem<float>(g, {130, keys, 16, 9});
+  for (const shape& n : {shape{130, 300, 16, 9}, shape{130, 128, 16, 9}, shape{130, 40, 16, 9},
+                         shape{130, 170, 32, 33}}) {
+    const index keys = n.keys;
+    const auto p = any_problem<float>(g, n);
     const auto near = [](attn::index i, attn::index j) { return j - i <= 3 && i - j <= 30; };
     boolean_matrix visible(130, keys);
     for (index i = 0; i < 130; ++i) {
