@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <attn/kernel/instruction_set.hpp>
 #include <chrono>
 #include <cstddef>
-#include <cstdlib>
 #include <utility>
 
 namespace bench {
@@ -62,27 +62,10 @@ SUM_LOOP(plain_sum, 16, )
 #undef SUM_LOOP
 
 #if defined(__aarch64__)
-constexpr std::string_view plain_set = "neon";
 using plain_chains = std::make_index_sequence<24>;  // of 32 registers
 #else
-constexpr std::string_view plain_set = "portable";
 using plain_chains = std::make_index_sequence<12>;  // of 16 registers
 #endif
-
-enum class instruction_set { plain, avx2, avx512 };
-
-/// The widest that runs here, or the lower one that the environment has the library use.
-instruction_set set_in_use() {
-#if defined(__x86_64__)
-  const char* const wanted = std::getenv("ATTN_INSTRUCTION_SET");
-  const std::string_view most = wanted == nullptr || *wanted == '\0' ? "avx512" : wanted;
-  if (most == "avx512" && __builtin_cpu_supports("avx512f")) return instruction_set::avx512;
-  if (most.starts_with("avx") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return instruction_set::avx2;
-  }
-#endif
-  return instruction_set::plain;
-}
 
 /// The median of several short runs: a thread that loses its core for a while does not spoil it,
 /// nor does a moment at which nobody else was there, which lasts too short for any work.
@@ -105,26 +88,16 @@ double flops_per_second(Loop loop, std::size_t lanes, std::index_sequence<Chain.
 
 }  // namespace
 
-std::string_view fma_instruction_set() {
-  switch (set_in_use()) {
-    case instruction_set::avx512:
-      return "avx512";
-    case instruction_set::avx2:
-      return "avx2";
-    case instruction_set::plain:
-      break;
-  }
-  return plain_set;
-}
+std::string_view fma_instruction_set() { return attn::to_string(attn::instruction_set()); }
 
 template <class Scalar>
 double fma_peak() {
 #if defined(__x86_64__)
-  if (set_in_use() == instruction_set::avx512) {
+  if (attn::instruction_set() == attn::simd::avx512) {
     return flops_per_second([](auto... a) { return avx512_loop<Scalar>(a...); },
                             64 / sizeof(Scalar), std::make_index_sequence<24>{});
   }
-  if (set_in_use() == instruction_set::avx2) {
+  if (attn::instruction_set() == attn::simd::avx2) {
     return flops_per_second([](auto... a) { return avx2_loop<Scalar>(a...); }, 32 / sizeof(Scalar),
                             std::make_index_sequence<12>{});
   }
@@ -135,8 +108,8 @@ double fma_peak() {
 
 float sum(const float* first, std::ptrdiff_t n) {
 #if defined(__x86_64__)
-  if (set_in_use() == instruction_set::avx512) return avx512_sum(first, n);
-  if (set_in_use() == instruction_set::avx2) return avx2_sum(first, n);
+  if (attn::instruction_set() == attn::simd::avx512) return avx512_sum(first, n);
+  if (attn::instruction_set() == attn::simd::avx2) return avx2_sum(first, n);
 #endif
   return plain_sum(first, n);
 }
