@@ -96,6 +96,9 @@ struct flush_small {
 inline constexpr int rows_at_once = 4;
 /// Steps of the products' loop at once: two would need more registers than there are.
 inline constexpr int steps_at_once = 1;
+/// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
+/// push each other out of the first cache. Measured.
+inline constexpr int widest_tile_ahead = 256;
 
 /// to[c · to_stride + r] = from[r · from_stride + c] for 8 x 8 floats: halves of rows are put
 /// together on their way in, so that two rounds of shuffles are enough.

@@ -88,6 +88,9 @@ struct flush_small {
 inline constexpr int rows_at_once = 8;
 /// Steps of the products' loop at once, 1 or 2.
 inline constexpr int steps_at_once = 1;
+/// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
+/// push each other out of the first cache. Measured.
+inline constexpr int widest_tile_ahead = 256;
 
 /// to[c · to_stride + r] = from[r · from_stride + c] for 4 x 4 floats.
 ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
