@@ -13,16 +13,26 @@ function(attn_share_engine target)
   endif()
 endfunction()
 
-# attn_add_test(NAME SOURCES a.cpp b.cpp [LIBS ...])
-# A Catch2 program and the test NAME that runs it. -O3 would take twice as long to compile.
+# How tests are compiled. -O3 would take twice as long.
+function(attn_test_settings target)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(${target} PRIVATE attn::attn attn_catch2)
+  attn_share_engine(${target})
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O2>)
+  attn_warnings(${target})
+endfunction()
+
+# attn_add_test(NAME [OWN_HEADERS] SOURCES a.cpp b.cpp [LIBS ...])
+# A Catch2 program and the test NAME that runs it. OWN_HEADERS: it includes Eigen in a way of its own,
+# LIBS bring flags that change it, or tests/ comes later.
 function(attn_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_HEADERS" "" "SOURCES;LIBS")
   add_executable(${name} ${arg_SOURCES})
-  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_link_libraries(${name} PRIVATE attn::attn attn_catch2 ${arg_LIBS})
-  attn_share_engine(${name})
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O2>)
-  attn_warnings(${name})
+  attn_test_settings(${name})
+  target_link_libraries(${name} PRIVATE ${arg_LIBS})
+  if(NOT arg_OWN_HEADERS)
+    target_precompile_headers(${name} REUSE_FROM attn_test_headers)
+  endif()
   add_test(NAME ${name} COMMAND ${name})
 endfunction()
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <attn/attention.hpp>
 #include <attn/options.hpp>
 #include <attn/projection.hpp>
 #include <attn/stages.hpp>
@@ -53,7 +54,7 @@ class additive_attention {
 
   /// query: Lq x width, key: Lk x key_width, value: Lk x any, all of the layer's scalar type.
   /// Returns Lq x columns of value. Mask and options are those of `scaled_dot_product_attention`,
-  /// but that the scale is 1 by default. Throws std::invalid_argument where shapes differ.
+  /// but that the scale is 1 by default. Throws std::invalid_argument as that does.
   template <class Q, class K, class V>
   auto operator()(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
                   const Eigen::DenseBase<V>& value, const attn::options& options = {}) const {
@@ -68,24 +69,24 @@ class additive_attention {
                   const attn::options& options = {}) const {
     using S = accumulator_t<Scalar>;
     detail::require_scalar<Scalar, Q, K, V>();
-    detail::require(value.rows() == key.rows(), "value has ", value.rows(), " rows, key has ",
-                    key.rows());
-    if (options.weights) {
-      options.weights.template check<S>("options.weights", query.rows(), key.rows());
-    }
-    if (options.log_sum_exp) {
-      options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
-    }
     const auto& checked_mask = as_mask(mask);
-    const auto s =
-        apply_mask(attn::scale(score(query, key, options.executor), options.scale.value_or(1)),
-                   checked_mask, options.alignment);
-    const auto p = softmax(s, options.sink.of(0));
-    auto out = weighted_sum(p, value, checked_mask, options.alignment);
+    const call_shape shape =
+        detail::checked_shape<S>(query, key, value, checked_mask, identity{}, options, {});
+    const auto& q = detail::evaluated(query.derived());
+    const auto& k = detail::evaluated(key.derived());
+    const auto& v = detail::evaluated(value.derived());
+    detail::require_apart<S, Scalar>({}, options, q, k, v, checked_mask, identity{});
+    const double sink = options.sink.of(0);
+    const auto s = apply_mask(attn::scale(score(q, k, options.executor), options.scale.value_or(1)),
+                              checked_mask, options.alignment);
+    auto p = softmax(s, sink);
     if (options.weights) options.weights.template open<S>(p.rows(), p.cols()) = p;
     if (options.log_sum_exp) {
-      options.log_sum_exp.template open<S>(s.rows(), 1) = log_sum_exp(s, options.sink.of(0));
+      options.log_sum_exp.template open<S>(s.rows(), 1) = log_sum_exp(s, sink);
     }
+    const detail::block_place place{shape};
+    if (options.dropout.probability > 0) detail::drop(p, options.dropout, place);
+    auto out = detail::weighted_sum(p, v, checked_mask, place, detail::zeros_with(sink));
     return detail::rounded<Scalar>(std::move(out));
   }
 

@@ -32,11 +32,11 @@ void check_sinks(const sinks& sink, index heads) {
   for (index h = 0; h < (sink.size() < 0 ? 1 : heads); ++h) checked_sink<S>(sink.of(h));
 }
 
-/// Everything that can be wrong with a call, before anything is computed.
+/// Everything that can be wrong with a call but the widths of query and key, before anything is
+/// computed.
 template <class S, class Q, class K, class V, class M, class F>
 call_shape checked_shape(const Q& query, const K& key, const V& value, const M& mask,
                          const F& score_mod, const options& options, const head_place& head) {
-  require(key.cols() == query.cols(), "key has ", key.cols(), " columns, query has ", query.cols());
   require(value.rows() == key.rows(), "value has ", value.rows(), " rows, key has ", key.rows());
   const call_shape shape =
       make_call_shape(query.rows(), key.rows(), options.alignment,
@@ -55,6 +55,14 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
     options.weights.template check<S>("options.weights", query.rows(), key.rows());
   }
   return shape;
+}
+
+/// The same with the widths.
+template <class S, class Q, class K, class V, class M, class F>
+call_shape checked_call(const Q& query, const K& key, const V& value, const M& mask,
+                        const F& score_mod, const options& options, const head_place& head) {
+  require(key.cols() == query.cols(), "key has ", key.cols(), " columns, query has ", query.cols());
+  return checked_shape<S>(query, key, value, mask, score_mod, options, head);
 }
 
 /// `m` itself where its elements lie in memory, else evaluated, once for all blocks.
@@ -117,8 +125,7 @@ void attend_by_stages(O& out, const Q& query, const K& key, const V& value, cons
     auto p = softmax(std::move(s), sink);
     if (options.weights) weights.middleRows(first, p.rows()) = p;
     if (options.dropout.probability > 0) drop(p, options.dropout, place);
-    const bool sinks = sink > -std::numeric_limits<double>::infinity();
-    return weighted_sum(p, value, mask, place, sinks ? zeros::weights : zeros::empty);
+    return weighted_sum(p, value, mask, place, zeros_with(sink));
   };
   if constexpr (Q::RowsAtCompileTime != Eigen::Dynamic) {
     out = attend(query, 0).template cast<scalar>();
@@ -204,10 +211,22 @@ constexpr void require_fitting_types() {
                 "attn: value should have as many rows as key.");
 }
 
+/// Calls use(name, bytes) for what a mask, a score change and sinks have in memory.
+template <class M, class F, class Use>
+void each_rule_in_memory(const M& mask, const F& score_mod, const sinks& sink, const Use& use) {
+  each_in_memory(mask, [&](const auto& part) {
+    using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
+    use("mask", footprint_of(heads_view<element>(part.data(0, 0), part.shape(), part.strides())));
+  });
+  each_table(score_mod, [&](const auto& table) { use("relative_bias", footprint_of(table)); });
+  const auto begin = reinterpret_cast<std::uintptr_t>(sink.data());
+  use("options.sink", footprint{begin, begin + sink.bytes(), 0, sink.bytes()});
+}
+
 /// Refuses outputs that share memory with an input or with one another.
-template <class S, class Scalar, class Q, class K, class V>
+template <class S, class Scalar, class Q, class K, class V, class M, class F>
 void require_apart(const output& out, const options& options, const Q& query, const K& key,
-                   const V& value) {
+                   const V& value, const M& mask, const F& score_mod) {
   struct memory {
     std::string_view name;
     const output* target = nullptr;
@@ -230,10 +249,12 @@ void require_apart(const output& out, const options& options, const Q& query, co
                            {"key", nullptr, footprint_of(key)},
                            {"value", nullptr, footprint_of(value)}};
   for (int i = 0; i < count; ++i) {
-    for (const memory& input : inputs) {
-      require(!may_overlap(outputs[i].bytes, input.bytes), outputs[i].name, " overlaps ",
-              input.name, " in memory: it would be written while that is read");
-    }
+    const auto require_apart_from = [&](std::string_view name, const footprint& bytes) {
+      require(!may_overlap(outputs[i].bytes, bytes), outputs[i].name, " overlaps ", name,
+              " in memory: it would be written while that is read");
+    };
+    for (const memory& input : inputs) require_apart_from(input.name, input.bytes);
+    each_rule_in_memory(mask, score_mod, options.sink, require_apart_from);
     for (int j = 0; j < i; ++j) {
       require(!outputs[i].target->is_same_as(*outputs[j].target) &&
                   !may_overlap(outputs[i].bytes, outputs[j].bytes),
@@ -250,11 +271,11 @@ auto attention(const Eigen::DenseBase<Q>& q, const Eigen::DenseBase<K>& k,
   require_fitting_types<Q, K, V>();
   using scalar = typename Q::Scalar;
   const call_shape shape =
-      checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
+      checked_call<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
   const auto& query = evaluated(q.derived());
   const auto& key = evaluated(k.derived());
   const auto& value = evaluated(v.derived());
-  require_apart<accumulator_t<scalar>, scalar>({}, options, query, key, value);
+  require_apart<accumulator_t<scalar>, scalar>({}, options, query, key, value, mask, score_mod);
   rows_by_cols<scalar, Q, V> out;
   out.resize(q.rows(), v.cols());
   attend(out, query, key, value, mask, score_mod, options, shape, head);
@@ -268,13 +289,13 @@ void attention_into(const output& out, const Eigen::DenseBase<Q>& q, const Eigen
   require_fitting_types<Q, K, V>();
   using scalar = typename Q::Scalar;
   const call_shape shape =
-      checked_shape<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
+      checked_call<accumulator_t<scalar>>(q, k, v, mask, score_mod, options, head);
   require(static_cast<bool>(out), "out is nothing: it should be a matrix or view to write to");
   out.template check<scalar>("out", q.rows(), v.cols());
   const auto& query = evaluated(q.derived());
   const auto& key = evaluated(k.derived());
   const auto& value = evaluated(v.derived());
-  require_apart<accumulator_t<scalar>, scalar>(out, options, query, key, value);
+  require_apart<accumulator_t<scalar>, scalar>(out, options, query, key, value, mask, score_mod);
   auto opened = out.template open<scalar>(q.rows(), v.cols());
   attend(opened, query, key, value, mask, score_mod, options, shape, head);
 }
@@ -328,15 +349,16 @@ plan plan_of(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,
 /// computed in float.
 ///
 /// mask: what `as_mask` takes. score_mod: a function (score, position) -> score or (score) ->
-/// score. A query that sees no key, or whose scores are all -inf, gives 0 and log_sum_exp -inf.
+/// score. A query that sees no key, or whose scores are all -inf, gives 0 and log_sum_exp -inf, or
+/// what the sink is where there is one.
 /// Nothing in a hidden key or value reaches the result, NaN and inf included. A NaN that is seen,
 /// or a score of +inf, makes the row NaN.
 ///
 /// Throws std::invalid_argument, before anything is computed or written, where shapes do not fit, a
 /// mask or score change does not fit the call or needs an alignment that is not given, the scale or
 /// the sink is not finite, or an output of the options has another type or size or shares memory
-/// with an input or another output. What a function of
-/// the caller's throws reaches the caller; the outputs in the options are unspecified then.
+/// with an input, a mask, table or sinks, or another output. What a function of the caller's throws
+/// reaches the caller; the outputs in the options are unspecified then.
 template <class Q, class K, class V, class M, class F>
   requires(!std::is_same_v<F, options>)
 auto scaled_dot_product_attention(const Eigen::DenseBase<Q>& query, const Eigen::DenseBase<K>& key,

@@ -62,13 +62,18 @@
 // build makes other code or layouts of the same source. So files that differ in one of these can
 // meet in one program, for the linker takes nothing of theirs for the same; where they hand each
 // other a type of attn, it finds no such function. All of the version, since code of ours that is
-// compiled into programs may change with each.
+// compiled into programs may change with each. Flags for what processors with one of these sets
+// differ in are not told apart (-march=skylake-avx512, -march=sapphirerapids): one for all files.
 #if ATTN_BUILT_FOR_AVX512
 #define ATTN_ABI_MACHINE avx512
 #elif defined(__AVX512F__)
 #define ATTN_ABI_MACHINE avx512f
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif ATTN_BUILT_FOR_AVX2
 #define ATTN_ABI_MACHINE avx2
+#elif defined(__AVX2__)
+#define ATTN_ABI_MACHINE avx2_without_fma
+#elif defined(__FMA__)
+#define ATTN_ABI_MACHINE fma
 #elif defined(__AVX__)
 #define ATTN_ABI_MACHINE avx
 #elif defined(__SSE4_1__)

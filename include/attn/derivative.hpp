@@ -57,8 +57,8 @@ concept TakesDual =
 template <class F, class S>
 S derivative(const F& score_mod, S s, position at) {
   if constexpr (is_composition<F>) {
-    return derivative(score_mod.first, s, at) *
-           derivative(score_mod.second, change(score_mod.first, s, at), at);
+    return dual<S>::times(derivative(score_mod.first, s, at),
+                          derivative(score_mod.second, change(score_mod.first, s, at), at));
   } else if constexpr (requires { score_mod.derivative(s, at); }) {
     return score_mod.derivative(s, at);
   } else if constexpr (requires { score_mod.derivative(s); }) {

@@ -69,6 +69,12 @@ struct dual {
   constexpr dual& operator/=(dual b) { return *this = *this / b; }
   /// @}
 
+  /// The derivative of a function of a number with this derivative, whose own is `slope`: 0 where
+  /// the number does not change, even where the slope is infinite or NaN.
+  static constexpr T times(T derivative, T slope) {
+    return derivative == 0 ? T(0) : derivative * slope;
+  }
+
   /// @{
   /// By value alone.
   friend constexpr bool operator==(dual a, dual b) { return a.value == b.value; }
@@ -80,12 +86,12 @@ struct dual {
   friend constexpr dual abs(dual x) { return x.value < 0 ? -x : x; }
   friend dual sqrt(dual x) {
     const T root = std::sqrt(x.value);
-    return {root, x.derivative == 0 ? T(0) : x.derivative / (2 * root)};
+    return {root, times(x.derivative, 1 / (2 * root))};
   }
-  friend dual sin(dual x) { return {std::sin(x.value), x.derivative * std::cos(x.value)}; }
-  friend dual cos(dual x) { return {std::cos(x.value), -x.derivative * std::sin(x.value)}; }
+  friend dual sin(dual x) { return {std::sin(x.value), times(x.derivative, std::cos(x.value))}; }
+  friend dual cos(dual x) { return {std::cos(x.value), times(x.derivative, -std::sin(x.value))}; }
   friend dual pow(dual x, T n) {
-    return {std::pow(x.value, n), n == 0 ? T(0) : x.derivative * n * std::pow(x.value, n - 1)};
+    return {std::pow(x.value, n), times(n * x.derivative, std::pow(x.value, n - 1))};
   }
   friend constexpr dual exp(dual x) { return math::exp(x); }
   friend constexpr dual exp2(dual x) { return math::exp2(x); }
@@ -99,16 +105,16 @@ namespace math {
 template <class T>
 ATTN_INLINE constexpr dual<T> exp(dual<T> x) {
   const T e = exp(x.value);
-  return {e, x.derivative * e};
+  return {e, dual<T>::times(x.derivative, e)};
 }
 template <class T>
 ATTN_INLINE constexpr dual<T> exp2(dual<T> x) {
   const T e = exp2(x.value);
-  return {e, x.derivative * e * T(0.69314718055994530942)};
+  return {e, dual<T>::times(x.derivative, e * T(0.69314718055994530942))};
 }
 template <class T>
 ATTN_INLINE constexpr dual<T> log(dual<T> x) {
-  return {log(x.value), x.derivative / x.value};
+  return {log(x.value), dual<T>::times(x.derivative, 1 / x.value)};
 }
 template <class T>
 ATTN_INLINE constexpr dual<T> tanh(dual<T> x) {

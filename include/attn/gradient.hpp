@@ -79,7 +79,7 @@ class gradient_pass {
       outputs_.check<T>("gradients.sink", to_.sink, sinks_, 1);
     }
     check_parameters();
-    require_apart_from_rules();
+    outputs_.require_apart_from_rules(mask_, score_mod_, forward_.options.sink);
     key_shape_ = key.shape();
     value_shape_ = value.shape();
   }
@@ -128,23 +128,6 @@ class gradient_pass {
     } else {
       outputs_.check<T>(name, target, shape.length, shape.width);
     }
-  }
-
-  /// Masks, tables and sinks in memory are read while the outputs are written.
-  void require_apart_from_rules() const {
-    each_in_memory(mask_, [&](const auto& part) {
-      using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
-      const heads_view<element> view(part.data(0, 0), part.shape(), part.strides());
-      outputs_.require_apart_from("mask", footprint_of(view));
-    });
-    each_with_parameters(score_mod_, [&]<class Part>(const Part& part, index) {
-      if constexpr (!has_slopes<Part>) {
-        outputs_.require_apart_from("relative_bias", footprint_of(part.table()));
-      }
-    });
-    const auto sinks = reinterpret_cast<std::uintptr_t>(forward_.options.sink.data());
-    const std::size_t bytes = forward_.options.sink.bytes();
-    outputs_.require_apart_from("options.sink", {sinks, sinks + bytes, 0, bytes});
   }
 
   static heads_view<T> open(const output& target, const heads_shape& shape, bool of_heads) {
@@ -281,8 +264,10 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
 /// `with_derivative`.
 ///
 /// A query that sees no key passes nothing back. Nothing in a hidden key, value, query or gradient
-/// reaches any result, NaN and inf included (but for another rounding where there are such). float
-/// and double. Takes some 2.5 times as long as the forward pass; bits do not depend on the
+/// reaches any result, NaN and inf included (but for another rounding where there are such). A row
+/// whose scores are all very large, such as all -1e9 by a bias, has a log-sum-exp without digits
+/// for the logarithm, and so weights that do not sum to 1 here; hide by -inf or a boolean instead.
+/// float and double. Takes some 2.5 times as long as the forward pass; bits do not depend on the
 /// executor.
 ///
 /// Throws std::invalid_argument as the forward pass does, and where a result of it does not fit,
@@ -301,7 +286,7 @@ void scaled_dot_product_attention_backward(const gradients& to, const forward_pa
   attn::options inputs = options;  // without results of the forward pass
   inputs.log_sum_exp = {};
   inputs.weights = {};
-  detail::checked_shape<T>(query, key, value, seen, score_mod, inputs, {});
+  detail::checked_call<T>(query, key, value, seen, score_mod, inputs, {});
   const auto& q = detail::evaluated(query.derived());
   const auto& k = detail::evaluated(key.derived());
   const auto& v = detail::evaluated(value.derived());

@@ -50,22 +50,6 @@ void each_additive(const M& mask, const Use& use) {
   }
 }
 
-/// Calls use(mask) for each part of a mask that is a matrix or view in memory.
-template <class M, class Use>
-void each_in_memory(const M& mask, const Use& use) {
-  if constexpr (requires { mask.of_heads; }) {
-    use(mask);
-  } else if constexpr (requires { mask.hidden; }) {
-    each_in_memory(mask.hidden, use);
-  } else if constexpr (requires {
-                         mask.first;
-                         mask.second;
-                       }) {
-    each_in_memory(mask.first, use);
-    each_in_memory(mask.second, use);
-  }
-}
-
 /// The shape of a bias in memory, and whether it is heads of sequences.
 struct bias_shape {
   heads_shape shape{0, 0, 0, 0};
@@ -176,7 +160,7 @@ class backward_call {
            workspace& memory, double* parameters, index count) const {
     const index batch = forward_.batch(), key_heads = forward_.stored.heads();
     index numbers = 0;
-    for (index b = 0; b < batch && key_heads > 0; ++b) {
+    for (index b = 0; b < batch && group_ > 0; ++b) {
       numbers = std::max(numbers, engine.memory_size(problem(b, 0)));
     }
     const index batches = share_batch_ ? 1 : batch;

@@ -198,6 +198,14 @@ class heads_outputs {
     }
   }
 
+  /// The same for what a mask, a score change and sinks have in memory.
+  template <class M, class F>
+  void require_apart_from_rules(const M& mask, const F& score_mod, const sinks& sink) const {
+    each_rule_in_memory(mask, score_mod, sink, [&](std::string_view name, const footprint& bytes) {
+      require_apart_from(name, bytes);
+    });
+  }
+
   template <class S>
   void check(std::string_view name, const output& target, const heads_shape& shape) {
     if (!target) return;

@@ -398,4 +398,23 @@ constexpr auto operator~(M&& mask) {
   return complement<std::remove_cvref_t<M>>{std::forward<M>(mask)};
 }
 
+namespace detail {
+
+/// Calls use(mask) for each part of a mask that is a matrix or view in memory.
+template <class M, class Use>
+void each_in_memory(const M& mask, const Use& use) {
+  if constexpr (requires { mask.of_heads; }) {
+    use(mask);
+  } else if constexpr (requires { mask.hidden; }) {
+    each_in_memory(mask.hidden, use);
+  } else if constexpr (requires {
+                         mask.first;
+                         mask.second;
+                       }) {
+    each_in_memory(mask.first, use);
+    each_in_memory(mask.second, use);
+  }
+}
+
+}  // namespace detail
 }  // namespace attn::inline ATTN_ABI

@@ -343,7 +343,8 @@ void multi_head_attention<Scalar>::load_pytorch(const tensors<Scalar>& from) {
   const std::array inputs{&query_, &key_, &value_};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const index first = static_cast<index>(i) * width();
-    const matrix& weights = from.at(expected[stacked ? 0 : i].name);
+    const detail::tensor_shape& of = expected[stacked ? 0 : i];
+    const auto weights = from.at(of.name).reshaped(of.rows, of.cols);  // a row may stand
     inputs[i]->weight = weights.middleRows(stacked ? first : 0, width()).transpose();
     if (biased) inputs[i]->bias = from.at("in_proj_bias").reshaped().segment(first, width());
   }

@@ -75,7 +75,7 @@ struct options {
   /// `bottom_right` then places the last query at the last of these. By default all are there.
   integers key_lengths = {};
   /// Receives, for each query, m + ln l: the natural logarithm of the sum of exp(score) over the
-  /// keys it sees (and the sink); -inf where it sees none.
+  /// keys it sees and the sink; -inf where there are none of these.
   output log_sum_exp = {};
   /// For calls on heads: how many queries each sequence has; the rows beyond get 0, with
   /// log_sum_exp -inf. By default all are there.

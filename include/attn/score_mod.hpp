@@ -6,6 +6,7 @@
 #include <attn/math.hpp>
 #include <attn/position.hpp>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -162,7 +163,8 @@ class alibi {
                     slopes_.size(), " slopes, the call has ", shape.heads,
                     " heads (a single slope would serve all)");
     for (const double slope : slopes_) {
-      detail::require(std::isfinite(slope), "alibi has slope ", slope, ", it should be finite");
+      detail::require(std::abs(slope) <= std::numeric_limits<float>::max(), "alibi has slope ",
+                      slope, ", it should be finite as a float");
     }
   }
 
@@ -288,4 +290,22 @@ auto compose(A first, B second, Rest... rest) {
 }
 /// @}
 
+namespace detail {
+
+/// @{
+/// Calls use(table) for each table of relative biases in a score change.
+template <class F, class Use>
+void each_table(const F&, const Use&) {}
+template <class Held, class Use>
+void each_table(const relative_bias_table<Held>& change, const Use& use) {
+  use(change.table());
+}
+template <class A, class B, class Use>
+void each_table(const composition<A, B>& change, const Use& use) {
+  each_table(change.first, use);
+  each_table(change.second, use);
+}
+/// @}
+
+}  // namespace detail
 }  // namespace attn::inline ATTN_ABI

@@ -203,6 +203,9 @@ S checked_scale(Factor scale) {
 /// Whether a row of zeros in the weights is one that sees nothing: not where a sink may have taken
 /// them all.
 enum class zeros { empty, weights };
+constexpr zeros zeros_with(double sink) {
+  return sink > -std::numeric_limits<double>::infinity() ? zeros::weights : zeros::empty;
+}
 
 /// out = p v again, where that met numbers in v that are not finite: every such number reaches only
 /// the rows that see its key, and an empty row is 0. The finite part goes through the

@@ -116,6 +116,7 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
   } else {
     outputs.check<T>("options.log_sum_exp", options.log_sum_exp, shape.length, 1);
   }
+  outputs.require_apart_from_rules(mask, score_mod, options.sink);
   open(views);
   call.out = views.out;
   call.log_sum_exp = views.log_sum_exp;
@@ -157,7 +158,7 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase
   detail::require_gradient_type<T>();
   detail::require_fitting_types<Q, K, V>();
   const auto& seen = as_mask(mask);
-  detail::checked_shape<T>(query, key, value, seen, score_mod, options, {});
+  detail::checked_call<T>(query, key, value, seen, score_mod, options, {});
   const auto& q = detail::evaluated(query.derived());
   const auto& k = detail::evaluated(key.derived());
   const auto& v = detail::evaluated(value.derived());

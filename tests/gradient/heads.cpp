@@ -47,6 +47,16 @@ TEST_CASE("no heads, no sequences") {
     see_causally(of);
     check(of);
   }
+
+  const auto key = any_heads<float>(g, {2, 2, 5, 3});
+  const attn::heads_array<float> none({2, 0, 5, 3}), no_sums({2, 0, 5, 1});
+  attn::heads_array<float> query_gradient, key_gradient, value_gradient;
+  attn::scaled_dot_product_attention_backward(
+      {.key = key_gradient, .query = query_gradient, .value = value_gradient},
+      {.log_sum_exp = no_sums, .out = none, .out_gradient = none}, none, key, key);
+  CHECK(query_gradient.shape() == none.shape());
+  CHECK(key_gradient.head(1, 1).isZero(0));
+  CHECK(value_gradient.head(0, 1).isZero(0));
 }
 
 TEST_CASE("lengths of each sequence, and what lies beyond them is inert") {

@@ -252,6 +252,28 @@ TEST_CASE("a row that nothing came back for passes nothing back, whatever is in 
   CHECK((found - sound).cwiseAbs().maxCoeff() <= 1e-5f);
 }
 
+TEST_CASE("nor does it through its bias") {
+  generator g(978);
+  const auto q = any_matrix<matrix<float>>(g, 20, 5), k = any_matrix<matrix<float>>(g, 30, 5);
+  const auto v = any_matrix<matrix<float>>(g, 30, 3);
+  auto out_gradient = any_matrix<matrix<float>>(g, 20, 3);
+  out_gradient.row(7).setZero();
+  for (const float awful : {NAN, infinity<float>}) {
+    matrix<float> bias = any_matrix<matrix<float>>(g, 20, 30);
+    bias(7, 4) = awful;
+    vector<float> lse;
+    matrix<float> bias_gradient, query, key, value;
+    const matrix<float> out =
+        attn::scaled_dot_product_attention(q, k, v, bias, {.log_sum_exp = lse});
+    attn::scaled_dot_product_attention_backward(
+        {.bias = bias_gradient, .key = key, .query = query, .value = value},
+        {.log_sum_exp = lse, .out = out, .out_gradient = out_gradient}, q, k, v, bias);
+    CHECK(query.row(7).isZero(0));
+    CHECK(bias_gradient.row(7).isZero(0));
+    CHECK((query.allFinite() && key.allFinite() && value.allFinite()));
+  }
+}
+
 TEST_CASE("a hidden query that is finite until it is scaled is inert") {
   generator g(977);
   const matrix<float> k = any_matrix<matrix<float>>(g, 7, 5),

@@ -437,6 +437,12 @@ TEST_CASE("bad input is refused, and nothing is written") {
   CHECK(missing(into(both, {.log_sum_exp = both}), {"log_sum_exp overlaps out"}) == "");
   const heads_view<float> repeated(both.data(), q.shape(), {72, 0, 6, 1});
   CHECK(missing(into(repeated), {"out has strides", "overlap"}) == "");
+  heads_array<float> weights({2, 4, 3, 5});
+  const heads_view<const float> of_one(weights.data(), {1, 1, 3, 5}, weights.view().strides());
+  const auto on_mask = [&] {
+    attn::scaled_dot_product_attention(q, k, k, of_one, {.weights = weights});
+  };
+  CHECK(missing(on_mask, {"options.weights overlaps mask"}) == "");
   CHECK((out.head(1, 1).array() == 7).all());
 
   const matrix<float> m = matrix<float>::Ones(6, 8);

@@ -187,6 +187,23 @@ TEST_CASE("16-bit inputs are computed with in float, on any threads", "[layer]")
   static_assert(std::is_same_v<decltype(narrow(x, x, x)), matrix<Eigen::bfloat16>>);
 }
 
+TEST_CASE("dropout leaves out what it does elsewhere, and grows the rest", "[layer]") {
+  generator g(632);
+  const attn::additive_attention<float> layer({.width = 4});
+  const auto call = any_inputs(g, layer, 9, 40);
+  const matrix<float> all = matrix<float>::Identity(40, 40);  // the result is the weights
+  const attn::dropout half{.probability = 0.5, .seed = 3};
+  matrix<float> weights;
+  const matrix<float> kept = layer(call.q, call.k, all, {.dropout = half, .weights = weights});
+  const matrix<float> of_dot_products = attn::scaled_dot_product_attention(
+      matrix<float>(matrix<float>::Zero(9, 4)), matrix<float>(matrix<float>::Zero(40, 4)), all,
+      {.dropout = half});
+  for (index i = 0; i < kept.size(); ++i) {
+    const bool out = of_dot_products(i / 40, i % 40) == 0;
+    CHECK(kept(i / 40, i % 40) == (out ? 0 : 2 * weights(i / 40, i % 40)));
+  }
+}
+
 TEST_CASE("additive attention refuses what does not fit", "[layer]") {
   const attn::additive_attention<float> layer({.key_width = 3, .width = 4});
   const Eigen::MatrixXf q(2, 4), k(6, 3);
@@ -205,6 +222,16 @@ TEST_CASE("additive attention refuses what does not fit", "[layer]") {
   CHECK(refusal([&] { layer(q, k, k, {.weights = small.block(0, 0, 1, 1)}); }) ==
         "options.weights has 1 rows and 1 columns, it should have 2 and 6");
   CHECK(refusal([&] { layer(q, k, k, {.scale = INFINITY}); }).find("scale is inf") == 0);
+  CHECK(refusal([&] {
+          layer(q, k, k, {.dropout = {.probability = 7}});
+        }).find("options.dropout has probability 7") == 0);
+  const std::vector<int> lengths{3};
+  CHECK(refusal([&] { layer(q, k, k, {.key_lengths = lengths}); }).find("options.key_lengths") ==
+        0);
+  CHECK(refusal([&] { layer(q, k, k, {.sink = std::vector<float>()}); }).find("sink has 0") == 0);
+  Eigen::MatrixXf mask = Eigen::MatrixXf::Zero(2, 6);
+  CHECK(refusal([&] { layer(q, k, k, mask, {.weights = mask}); }).find("overlaps mask") !=
+        std::string::npos);
   CHECK(refusal([] { attn::additive_attention<float>({}); }) ==
         "width is 0, it should be at least 1");
   CHECK(refusal([] { attn::additive_attention<float>({.hidden_width = 0, .width = 2}); }) ==

@@ -109,6 +109,30 @@ TEMPLATE_TEST_CASE("... also where key and value have widths of their own", "[la
   CHECK(distance(expected, layer(in.query, in.key, in.value)) < printed<TestType>);
 }
 
+TEST_CASE("weights of one row or column may lie or stand", "[layer]") {
+  using matrix = Eigen::MatrixXf;
+  const attn::tensors<float> from{{"q_proj_weight", eighths<float>(1, 1, 3, 1)},
+                                  {"k_proj_weight", eighths<float>(5, 1, 3, 1)},
+                                  {"v_proj_weight", eighths<float>(1, 2, 3, 1)},
+                                  {"out_proj.weight", eighths<float>(1, 1, 3, 1)}};
+  attn::multi_head_attention<float> narrow(
+      {.bias = false, .heads = 1, .key_width = 5, .value_width = 2, .width = 1});
+  narrow.load_pytorch(from);
+  CHECK(narrow.key_width() == 5);
+  CHECK(narrow.parameter("key.weight") == matrix(from.at("k_proj_weight")));
+  CHECK(narrow.parameter("value.weight") == matrix(from.at("v_proj_weight").transpose()));
+
+  attn::multi_head_attention<float> of_one_key_feature(
+      {.bias = false, .heads = 2, .key_width = 1, .value_width = 1, .width = 4});
+  of_one_key_feature.load_pytorch({{"q_proj_weight", eighths<float>(4, 4, 3, 1)},
+                                   {"k_proj_weight", eighths<float>(1, 4, 3, 1)},
+                                   {"v_proj_weight", eighths<float>(4, 1, 3, 1)},
+                                   {"out_proj.weight", eighths<float>(4, 4, 3, 1)}});
+  CHECK(of_one_key_feature.parameter("key.weight") == matrix(eighths<float>(1, 4, 3, 1)));
+  CHECK(of_one_key_feature.parameter("value.weight") ==
+        matrix(eighths<float>(4, 1, 3, 1).transpose()));
+}
+
 TEMPLATE_TEST_CASE("Keras' parameters give Keras' results", "[layer]", float, double) {
   attn::multi_head_attention<TestType> layer(keras_shape);
   layer.load_keras(keras<TestType>());

@@ -2,6 +2,7 @@
 instead, why it is a fault, and the tests that should see it. A text must occur once in its file."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,6 @@ class Fault:
     new: str
     reason: str
     tests: list
-    instruction_set: str = "avx512"  # that it is looked for on
     # What is compiled anew: the engine that the tests share, their own code, or both. Templates of
     # masks and score changes (mask_tile.inl) are in a test's own code.
     in_engine: bool = None
@@ -23,6 +23,11 @@ class Fault:
             object.__setattr__(self, "in_engine", in_engine)
         if self.in_tests is None:
             object.__setattr__(self, "in_tests", not self.in_engine)
+
+    @property
+    def instruction_set(self):
+        """The one it is in; None: it is in all of them."""
+        return Path(self.file).stem if self.file.startswith(SIMD) else None
 
     def __str__(self):
         return f"{self.file}: {self.reason}"
@@ -316,13 +321,12 @@ VECTORS = [
     Fault(SIMD + "avx512.inl", "    if (wanted_) _mm_setcsr(before_);", "",
           "the caller's small numbers are made 0 after a call", ["unit.number_range"]),
     Fault(SIMD + "avx2.inl", "_mm256_set1_ps(12582912.0F + 127)", "_mm256_set1_ps(12582912.0F + 126)",
-          "powers of 2 are halved", ["unit.attention"], instruction_set="avx2"),
+          "powers of 2 are halved", ["unit.attention"]),
     Fault(SIMD + "avx2.inl", "_mm256_storeu_ps(to + (c + 2) * to_stride,",
           "_mm256_storeu_ps(to + (c + 1) * to_stride,",
-          "a row of a square goes to the place of another", ["kernel.shapes"],
-          instruction_set="avx2"),
+          "a row of a square goes to the place of another", ["kernel.shapes"]),
     Fault(SIMD + "portable.inl", "return n > x ? n - 1 : n;", "return n;",
-          "powers of 2 are rounded, not cut off", ["unit.attention"], instruction_set="portable"),
+          "powers of 2 are rounded, not cut off", ["unit.attention"]),
 ]
 
 FAULTS = FORWARD + MASKS + DECODE + GRADIENTS + VECTORS

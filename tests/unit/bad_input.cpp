@@ -158,6 +158,7 @@ TEST_CASE("masks and score changes that mean nothing") {
   }
   CHECK(missing([] { attn::alibi_slopes(0); }, {"alibi_slopes", "0"}) == "");
   CHECK(call().missing_with(attn::alibi(nan), {"alibi", "nan"}) == "");
+  CHECK(call().missing_with(attn::alibi(1e39), {"alibi", "1e+39", "float"}) == "");
   CHECK(call().missing_with(attn::alibi(std::vector<double>{1, 2}), {"alibi", "2", "1"}) == "");
   CHECK(call().missing_with(attn::alibi(std::vector<double>{}), {"alibi", "0", "1"}) == "");
   CHECK(missing([] { attn::std_threads(0); }, {"std_threads", "0"}) == "");
@@ -227,6 +228,31 @@ TEST_CASE("outputs that don't fit are refused, and nothing is written when a cal
   CHECK(call().missing(attn::none(), {"scale"},
                        {.log_sum_exp = lse, .scale = nan, .weights = weights}) == "");
   CHECK(untouched());
+}
+
+TEST_CASE("outputs that lie on what a mask, a score change or sinks read") {
+  MatrixXf memory = MatrixXf::Zero(9, 9);
+  const auto bias = memory.topLeftCorner(3, 5);
+  const auto table = memory.col(8);
+  const attn::options on_bias{.weights = memory.topLeftCorner(3, 5)};
+  CHECK(call().missing(bias, {"options.weights overlaps mask"}, on_bias) == "");
+  CHECK(call().missing(attn::key_padding(2) & attn::as_mask(bias), {"overlaps mask"}, on_bias) ==
+        "");
+  const attn::options on_table{.alignment = attn::top_left, .log_sum_exp = memory.col(8).head(3)};
+  CHECK(call().missing_with(attn::relative_bias(table),
+                            {"options.log_sum_exp overlaps relative_bias"}, on_table) == "");
+  CHECK(call().missing_with(attn::compose(attn::softcap(1), attn::relative_bias(table)),
+                            {"overlaps relative_bias"}, on_table) == "");
+  CHECK(call().missing_with(attn::relative_bias(table), {},
+                            {.alignment = attn::top_left, .log_sum_exp = memory.col(7).head(3)}) ==
+        "accepted");
+  Eigen::VectorXf sink = Eigen::VectorXf::Zero(1);
+  attn::options on_sink{.sink = sink};
+  on_sink.log_sum_exp = sink;
+  const MatrixXf q = MatrixXf::Ones(1, 4);
+  CHECK(missing([&] { attn::scaled_dot_product_attention(q, q, q, on_sink); },
+                {"log_sum_exp overlaps options.sink"}) == "");
+  CHECK((memory.leftCols(7).isZero(0) && memory.col(8).isZero(0)));
 }
 
 TEST_CASE("nothing of the caller's is asked before the input is found good") {

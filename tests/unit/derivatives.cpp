@@ -78,6 +78,20 @@ TEST_CASE("derivatives of lambdas that take a score of any type") {
                                              [](auto s, attn::position) { return 3 * s; }));
 }
 
+TEST_CASE("a number that does not change passes nothing on, however steep what follows is") {
+  const auto of = [](const auto& change, float s) {
+    return attn::detail::derivative(change, s, somewhere);
+  };
+  const auto relu = [](auto s) { return s > 0 ? s : decltype(s)(0); };
+  CHECK(of([&](auto s) { return sqrt(relu(s)); }, -1) == 0);
+  CHECK(of([&](auto s) { return pow(relu(s), 0.5f); }, -1) == 0);
+  CHECK(of([&](auto s) { return log(relu(s)); }, -1) == 0);
+  CHECK(of(attn::compose(relu, [](auto s) { return sqrt(s); }), -1) == 0);
+  CHECK(of([](auto s) { return exp(decltype(s)(200)) + s; }, 1) == 1);
+  CHECK(of([](auto s) { return exp2(decltype(s)(200)) + s; }, 1) == 1);
+  CHECK(of([](auto s) { return pow(s, 0); }, 0) == 0);
+}
+
 TEST_CASE("derivatives that are given") {
   check_derivative("of a score", attn::with_derivative([](auto s) { return std::sin(s); },
                                                        [](auto s) { return std::cos(s); }));

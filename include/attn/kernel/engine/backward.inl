@@ -212,7 +212,9 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
       softmax_gradient<T, Vectors, false, false>(at, t.keys, factor, false);
     }
   }
-  if (block.has_empty && (careful || scores.changes)) clear_empty_rows(block, t.keys);
+  if (block.has_empty && (careful || scores.changes || scores.biased)) {
+    clear_empty_rows(block, t.keys);
+  }
   if (g.bias.data != nullptr) add_bias_gradient(block, t);
   if (scores.changes) {
     const score_tile<T> before{at.before, s.lanes, t, s.row, s.offset};
