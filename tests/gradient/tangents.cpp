@@ -10,6 +10,9 @@
 namespace attn_test {
 namespace {
 
+template <class T>
+constexpr T infinity = std::numeric_limits<T>::infinity();
+
 template <class Scalar>
 struct direction {
   matrix<Scalar> query, key, value;
@@ -93,6 +96,76 @@ void check_shapes(std::uint64_t seed) {
 TEST_CASE("forward and backward mode agree") {
   check_shapes<float>(701);
   check_shapes<double>(702);
+}
+
+// The formula in two passes of one type, for causal attention: what the result and the log-sum-exp
+// change by, the sums of the magnitudes of their terms, and the largest score.
+template <class Number>
+struct plain_tangents {
+  matrix<Number> out, out_terms;
+  vector<Number> log_sum_exp, log_sum_exp_terms;
+  Number largest = 0;
+};
+
+template <class Number, class Scalar>
+plain_tangents<Number> plain_jvp(const problem<Scalar>& p, const direction<Scalar>& by) {
+  const auto as = [](const matrix<Scalar>& m) { return matrix<Number>(m.template cast<Number>()); };
+  const matrix<Number> q = as(p.q), k = as(p.k), v = as(p.v), v_tangent = as(by.value);
+  const Number scale = 1 / std::sqrt(static_cast<Number>(q.cols()));
+  matrix<Number> weights = scale * (q * k.transpose());
+  const matrix<Number> scores_tangent =
+      scale * (as(by.query) * k.transpose() + q * as(by.key).transpose());
+  plain_tangents<Number> plain;
+  for (index i = 0; i < weights.rows(); ++i) {
+    for (index j = i + 1; j < weights.cols(); ++j) weights(i, j) = -infinity<Number>;
+    const Number highest = weights.row(i).maxCoeff();
+    plain.largest = std::max(plain.largest, weights.row(i).head(i + 1).cwiseAbs().maxCoeff());
+    weights.row(i) = (weights.row(i).array() - highest).exp();
+    weights.row(i) /= weights.row(i).sum();
+  }
+  const matrix<Number> sees = weights.cwiseProduct(scores_tangent);
+  const matrix<Number> out = weights * v;
+  plain.log_sum_exp = sees.rowwise().sum();
+  plain.log_sum_exp_terms = sees.cwiseAbs().rowwise().sum();
+  plain.out = sees * v + weights * v_tangent - plain.log_sum_exp.asDiagonal() * out;
+  plain.out_terms = sees.cwiseAbs() * v.cwiseAbs() + weights * v_tangent.cwiseAbs() +
+                    plain.log_sum_exp_terms.asDiagonal() * (weights * v.cwiseAbs());
+  return plain;
+}
+
+// As of gradients, whose sums are of the same kind.
+template <class Scalar>
+void check_errors(generator& g, shape n) {
+  const auto p = any_problem<Scalar>(g, n);
+  const auto by = any_direction<Scalar>(g, n);
+  using wide = long double;
+  const auto exact = plain_jvp<wide>(p, by);
+  const auto plain = plain_jvp<Scalar>(p, by);
+  const auto [out, out_tangent, lse_tangent] = attn::scaled_dot_product_attention_jvp(
+      by.given(), p.q, p.k, p.v, attn::causal(), {.alignment = attn::top_left});
+  const auto check = [&](const auto& found, const auto& of_wide, const auto& of_plain,
+                         const auto& terms) {
+    const auto error = [&](const auto& m) {
+      return (m.template cast<wide>() - of_wide).cwiseAbs().eval();
+    };
+    const wide plain_error = error(of_plain).maxCoeff();
+    const auto errors = error(found);
+    for (index i = 0; i < errors.size(); ++i) {
+      const wide allowed = tolerance::gradient<Scalar, wide>(
+          plain_error, terms(i % terms.rows(), i / terms.rows()), exact.largest);
+      CHECK(errors(i % terms.rows(), i / terms.rows()) <= allowed);
+    }
+  };
+  check(out_tangent, exact.out, plain.out, exact.out_terms);
+  check(lse_tangent, exact.log_sum_exp, plain.log_sum_exp, exact.log_sum_exp_terms);
+}
+
+TEST_CASE("tangents err no more than gradients do") {
+  generator g(709);
+  for (const shape n : {shape{1, 1, 1, 1}, {40, 40, 3, 5}, {30, 300, 64, 17}, {150, 150, 33, 8}}) {
+    check_errors<float>(g, n);
+    check_errors<double>(g, n);
+  }
 }
 
 TEST_CASE("what the result changes by is what differences say") {
