@@ -15,20 +15,20 @@ void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, ind
   const index first = keys.first / keys.piece;
   const index last = (keys.length - 1) / keys.piece;
   const auto page = [&](index n) { return keys.table == nullptr ? 0 : index{keys.table[n]}; };
-  const auto bytes = [&](const T* data, index by_head, index by_row, index width) {
-    const index rows = std::min(keys.piece, keys.length);
-    const T* const end = data + (heads - 1) * by_head + (rows - 1) * by_row + width;
-    return footprint{reinterpret_cast<std::uintptr_t>(data), reinterpret_cast<std::uintptr_t>(end),
-                     0, static_cast<std::uintptr_t>(end - data) * sizeof(T)};
+  const index rows = std::min(keys.piece, keys.length);
+  const auto bytes = [&](const T* data, index width, const heads_strides& by) {
+    return footprint_of(heads_view<const T>(data, {1, heads, rows, width}, by));
   };
   for (index n = first; n <= last; ++n) {
     if (key_width > 0) {
-      outputs.require_apart_from("the cache", bytes(keys.key + page(n) * keys.key_page,
-                                                    keys.key_head, keys.key_row, key_width));
+      outputs.require_apart_from("the cache",
+                                 bytes(keys.key + page(n) * keys.key_page, key_width,
+                                       {0, keys.key_head, keys.key_row, keys.key_col}));
     }
     if (value_width > 0) {
-      outputs.require_apart_from("the cache", bytes(keys.value + page(n) * keys.value_page,
-                                                    keys.value_head, keys.value_row, value_width));
+      outputs.require_apart_from("the cache",
+                                 bytes(keys.value + page(n) * keys.value_page, value_width,
+                                       {0, keys.value_head, keys.value_row, keys.value_col}));
     }
     if (keys.table == nullptr) break;  // a single page
   }

@@ -8,6 +8,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -117,7 +118,17 @@ class std_threads {
       std::vector<std::jthread> helpers;
       const index wanted = std::max<index>(std::min<index>(threads_, n) - 1, 0);
       helpers.reserve(static_cast<std::size_t>(wanted));
-      for (index i = 0; i < wanted; ++i) helpers.emplace_back([&queue] { queue.work(); });
+      for (index i = 0; i < wanted; ++i) {
+#if ATTN_HAS_EXCEPTIONS
+        try {
+          helpers.emplace_back([&queue] { queue.work(); });
+        } catch (const std::system_error&) {
+          break;  // those that are there do the work
+        }
+#else
+        helpers.emplace_back([&queue] { queue.work(); });
+#endif
+      }
       queue.work();
     }
     queue.wait();

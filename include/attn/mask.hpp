@@ -116,8 +116,8 @@ class key_padding {
 
   /// A list that would be gone before the mask is used.
   template <class List>
-    requires(!std::is_lvalue_reference_v<List> && !std::is_trivially_copyable_v<List> &&
-             detail::ContiguousList<List>)
+    requires(!std::is_lvalue_reference_v<List> && detail::ContiguousList<List> &&
+             (!std::is_trivially_copyable_v<List> || requires { std::tuple_size<List>::value; }))
   explicit key_padding(List&& lengths) = delete;
 
   constexpr void check(const call_shape& shape) const {

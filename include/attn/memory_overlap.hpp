@@ -42,8 +42,10 @@ footprint footprint_of(const M& m) {
 
 /// Whether two matrices may share a byte. Exact where neither is interleaved with the other, and
 /// where both have the same step, as heads side by side in one matrix have.
-inline bool may_overlap(const footprint& a, const footprint& b) {
+inline bool may_overlap(footprint a, footprint b) {
   if (a.begin >= b.end || b.begin >= a.end) return false;
+  if (a.step == 0 && a.run <= b.step) a.step = b.step;  // a single run may lie between two
+  if (b.step == 0 && b.run <= a.step) b.step = a.step;
   if (a.step != b.step || a.step == 0 || a.run > a.step || b.run > b.step) return true;
   const std::uintptr_t from_a_to_b = (b.begin - a.begin) % a.step;
   const std::uintptr_t from_b_to_a = (a.begin - b.begin) % a.step;

@@ -193,6 +193,27 @@ TEST_CASE("results are not written over what a cache holds") {
   CHECK(over(pool->keys()) == "");
   CHECK(over(pool->values()) == "");
   CHECK(pool->keys()(0, 1, 2, 3) == k(0, 1, 2, 3));
+
+  // Pages in columns, their last ones, and pages that are read backwards.
+  std::vector<float> keys(8 * 16, 1), values(8 * 16, 1), queries(16, 1);
+  const std::vector<std::int32_t> table{0}, lengths{8};
+  const attn::heads_shape page{1, 1, 8, 16}, one{1, 1, 1, 16};
+  const auto refused = [&](const attn::heads_view<const float>& of_values, float* out) {
+    const attn::paged_view<float> in_columns(
+        attn::heads_view<const float>(keys.data(), page, {128, 128, 1, 8}), of_values, table,
+        lengths);
+    return missing(
+        [&] {
+          attn::scaled_dot_product_attention_into(attn::bhld(out, one),
+                                                  attn::bhld(queries.data(), one), in_columns);
+        },
+        {"out overlaps the cache"});
+  };
+  const attn::heads_view<const float> in_columns(values.data(), page, {128, 128, 1, 8});
+  const attn::heads_view<const float> backwards(values.data() + 7 * 16, page, {128, 128, -16, 1});
+  CHECK(refused(in_columns, values.data() + 64) == "");
+  CHECK(refused(backwards, values.data() + 64) == "");
+  CHECK(values == std::vector<float>(8 * 16, 1));
 }
 
 // A ring that has lost its first keys: its own chunks only, and a tile that is empty.

@@ -1,5 +1,6 @@
 // Many heads in one call: the one-head call in a loop, bit for bit, for every layout, grouping,
 // mask and length, and nothing of padding in the result.
+#include <attn/block_mask.hpp>
 #include <attn/heads_attention.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
@@ -417,6 +418,10 @@ TEST_CASE("bad input is refused, and nothing is written") {
     attn::scaled_dot_product_attention(q, k, k, attn::key_padding(too_long));
   };
   CHECK(missing(padded, {"key_padding has length 6", "5 rows"}) == "");
+  const std::vector<int> of_one_sequence{2};
+  const auto tiles = attn::block_mask(attn::key_padding(of_one_sequence), 3, 5);
+  const auto in_tiles = [&] { attn::scaled_dot_product_attention(q, k, k, tiles); };
+  CHECK(missing(in_tiles, {"key_padding has 1 lengths", "2 sequences"}) == "");
 
   Eigen::VectorXf vector;
   CHECK(missing(call(q, k, k, {.log_sum_exp = vector}),

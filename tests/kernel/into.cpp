@@ -105,6 +105,23 @@ TEST_CASE("what cannot be written to is refused and untouched") {
   CHECK(key == other);
 }
 
+TEST_CASE("a single row in a buffer that is shared, without a byte in common") {
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> all(6, 16);
+  all.setRandom();
+  const Eigen::MatrixXf before = all;
+  const auto query = all.block(2, 0, 1, 4), key = all.middleCols(4, 4);
+  const auto value = all.middleCols(8, 4);
+  const Eigen::MatrixXf expected = attn::scaled_dot_product_attention(query, key, value);
+  attn::scaled_dot_product_attention_into(all.block(2, 12, 1, 4), query, key, value);
+  CHECK(all.block(2, 12, 1, 4) == expected);
+  CHECK(all.leftCols(12) == before.leftCols(12));
+  for (const index column : {2, 5, 7, 11}) {  // partly or wholly on what is read
+    CHECK_THROWS_AS(
+        attn::scaled_dot_product_attention_into(all.block(2, column, 1, 4), query, key, value),
+        std::invalid_argument);
+  }
+}
+
 TEST_CASE("outputs that share memory with one another or with an input") {
   Eigen::MatrixXf m = Eigen::MatrixXf::Ones(4, 12);
   const Eigen::MatrixXf before = m;

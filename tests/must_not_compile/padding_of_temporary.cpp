@@ -1,6 +1,12 @@
 // The mask would refer to lengths that are gone.
+#include <array>
 #include <attn/attn.hpp>
+#include <type_traits>
 #include <vector>
+
+static_assert(!std::is_constructible_v<attn::key_padding, std::array<int, 2>>);
+static_assert(std::is_constructible_v<attn::key_padding, std::array<int, 2>&>);
+static_assert(std::is_constructible_v<attn::key_padding, attn::integers>);
 
 bool call() {
 #ifdef REFUSED

@@ -85,8 +85,8 @@ void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
-  // Rows that lie far apart share few sets of the first cache: what is asked for early would be gone
-  // again, and with it what the next columns read of the same lines.
+  // Rows that lie far apart share few sets of the first cache: what is asked for early would be
+  // gone again, and with it what the next columns read of the same lines.
   const index row_bytes = std::abs(memory.value.row_stride) * index{sizeof(T)};
   const index ahead = row_bytes <= widest_tile_ahead ? keys_a_tile : 8;
   for (index j = 0; j < s.place.keys;) {
