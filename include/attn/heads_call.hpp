@@ -155,14 +155,18 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   if (call.options.scale) checked_scale<S>(*call.options.scale);
   check_dropout(call.options.dropout);
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
+  const bool padded_itself =
+      call.options.key_lengths && !call.options.query_lengths && call.query.length() == most_keys;
   for (index b = 0; b < call.batch(); ++b) {
     const index keys = call.stored.sequence(b).length;
-    require(!positional || call.options.alignment.given() || call.queries(b) == keys, "sequence ",
-            b, " has ", call.queries(b), " queries and ", keys,
+    const bool fits = !positional || call.options.alignment.given() || call.queries(b) == keys;
+    require(fits || !padded_itself, "sequence ", b, " has ", call.queries(b), " queries and ", keys,
+            " keys: give options.query_lengths beside key_lengths where a padded batch attends to "
+            "itself, else options.alignment, for the mask or score change depends on positions");
+    require(fits, "sequence ", b, " has ", call.queries(b), " queries and ", keys,
             " keys: the mask or score change depends on positions, so options.alignment must be "
             "given: attn::bottom_right (the last query at the last key, as with a cache), "
-            "attn::top_left or attn::offset(n); a padded batch that attends to itself has "
-            "options.query_lengths beside key_lengths instead");
+            "attn::top_left or attn::offset(n)");
     check(score_mod, call.shape(b));
     call_shape shape = call.shape(b);  // and of masks in memory, which are as long as the longest
     if (!call.starts) shape.queries = static_cast<std::int32_t>(call.query.length());

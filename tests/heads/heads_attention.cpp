@@ -410,6 +410,12 @@ TEST_CASE("bad input is refused, and nothing is written") {
   CHECK(missing(call(q, k, k, {.sink = logits}), {"sink has 3 logits", "4"}) == "");
   const auto causal = [&] { attn::scaled_dot_product_attention(q, k, k, attn::causal()); };
   CHECK(missing(causal, {"sequence 0 has 3 queries and 5 keys", "alignment"}) == "");
+  const std::vector<int> padded_to_five{5, 4};
+  const auto itself = [&] {
+    attn::scaled_dot_product_attention(k, k, k, attn::causal(), {.key_lengths = padded_to_five});
+  };
+  CHECK(missing(itself, {"sequence 1 has 5 queries and 4 keys", "give options.query_lengths"}) ==
+        "");
   const auto mask = shaped({2, 3, 3, 5});
   const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };
   CHECK(missing(masked, {"mask has the shape 2 x 3 x 3 x 5", "2 x 4 x 3 x 5"}) == "");
