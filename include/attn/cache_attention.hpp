@@ -52,8 +52,7 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
 
   heads_outputs outputs;
   outputs.add_input("query", query);
-  check_outputs(outputs, call, out, longest);
-  outputs.require_apart_from_rules(mask, score_mod, options.sink);
+  check_outputs(outputs, call, out, longest, mask, score_mod);
   for (index b = 0; b < n.batch; ++b) {
     require_apart(outputs, cache.sequence(b), cache.heads(), cache.key_width(),
                   cache.value_width());

@@ -8,7 +8,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -101,6 +100,21 @@ class task_queue {
   std::exception_ptr failure_;
 };
 
+/// Calls start() for each helper that is wanted. Where one cannot be had, those that are there do
+/// the work.
+template <class Start>
+void start_helpers(index wanted, const Start& start) {
+#if ATTN_HAS_EXCEPTIONS
+  try {
+    for (index i = 0; i < wanted; ++i) start();
+  } catch (...) {
+    return;
+  }
+#else
+  for (index i = 0; i < wanted; ++i) start();
+#endif
+}
+
 }  // namespace detail
 
 /// Runs tasks on `threads` threads, the calling one among them, each taking the next task when it
@@ -118,17 +132,7 @@ class std_threads {
       std::vector<std::jthread> helpers;
       const index wanted = std::max<index>(std::min<index>(threads_, n) - 1, 0);
       helpers.reserve(static_cast<std::size_t>(wanted));
-      for (index i = 0; i < wanted; ++i) {
-#if ATTN_HAS_EXCEPTIONS
-        try {
-          helpers.emplace_back([&queue] { queue.work(); });
-        } catch (const std::system_error&) {
-          break;  // those that are there do the work
-        }
-#else
-        helpers.emplace_back([&queue] { queue.work(); });
-#endif
-      }
+      detail::start_helpers(wanted, [&] { helpers.emplace_back([&queue] { queue.work(); }); });
       queue.work();
     }
     queue.wait();
@@ -150,17 +154,7 @@ class eigen_pool {
   void operator()(index n, task each) const {
     const auto queue = std::make_shared<detail::task_queue>(n, each);
     const index wanted = std::min<index>(pool_->NumThreads(), n - 1);
-    for (index i = 0; i < wanted; ++i) {
-#if ATTN_HAS_EXCEPTIONS
-      try {
-        pool_->Schedule([queue] { queue->work(); });
-      } catch (...) {
-        break;  // those that are there do the work
-      }
-#else
-      pool_->Schedule([queue] { queue->work(); });
-#endif
-    }
+    detail::start_helpers(wanted, [&] { pool_->Schedule([queue] { queue->work(); }); });
     queue->work();
     queue->wait();
   }

@@ -93,8 +93,7 @@ void heads_attention(const output& out, const heads_view<const T>& query,
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);
-  check_outputs(outputs, call, out, key.length());
-  outputs.require_apart_from_rules(mask, score_mod, options.sink);
+  check_outputs(outputs, call, out, key.length(), mask, score_mod);
   open_outputs(call, out, key.length());
   if constexpr (has_kernel<T>) {
     attend_heads(call, mask, score_mod);

@@ -250,9 +250,9 @@ class heads_outputs {
 };
 
 /// Checks what a call on heads writes to; `keys`: columns of the weights.
-template <class T, class Stored>
+template <class T, class Stored, class M, class F>
 void check_outputs(heads_outputs& outputs, const heads_call<T, Stored>& call, const output& out,
-                   index keys) {
+                   index keys, const M& mask, const F& score_mod) {
   using S = accumulator_t<T>;
   heads_shape shape = call.query.shape();
   shape.width = call.stored.value_width();
@@ -261,6 +261,7 @@ void check_outputs(heads_outputs& outputs, const heads_call<T, Stored>& call, co
   outputs.check<S>("options.log_sum_exp", call.options.log_sum_exp, shape);
   shape.width = keys;
   outputs.check<S>("options.weights", call.options.weights, shape);
+  outputs.require_apart_from_rules(mask, score_mod, call.options.sink);
 }
 
 /// Opens them, once all is checked.

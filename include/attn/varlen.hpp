@@ -113,8 +113,7 @@ void packed_attention(const output& out, const heads_view<const T>& query,
   outputs.add_input("key", key);
   outputs.add_input("value", value);
   constexpr index no_weights = 0;
-  check_outputs(outputs, call, out, no_weights);
-  outputs.require_apart_from_rules(mask, score_mod, options.sink);
+  check_outputs(outputs, call, out, no_weights, mask, score_mod);
   open_outputs(call, out, no_weights);
   attend_heads(call, mask, score_mod);
 }
