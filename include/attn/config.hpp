@@ -97,11 +97,13 @@
 #if defined(__GNUC__)
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
-#define ATTN_PREFETCH(address) __builtin_prefetch(reinterpret_cast<const void*>(address))
+/// Into the first cache (locality 3), or only into the second one (2).
+#define ATTN_PREFETCH(address, locality) \
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, locality)
 #else
 #define ATTN_INLINE inline
 #define ATTN_NOINLINE
-#define ATTN_PREFETCH(address) static_cast<void>(address)
+#define ATTN_PREFETCH(address, locality) static_cast<void>(address)
 #endif
 #if defined(__clang__)
 #define ATTN_UNROLL _Pragma("unroll")

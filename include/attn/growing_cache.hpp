@@ -146,7 +146,7 @@ class token_blocks {
   /// are too far apart for hardware to foresee: a token for each of 32 sequences took twice as
   /// long.
   void prefetch(const T* row) const {
-    for (index c = 0; c < shape_.width; c += per_line<T>) ATTN_PREFETCH(row + c);
+    for (index c = 0; c < shape_.width; c += per_line<T>) ATTN_PREFETCH(row + c, 3);
   }
 
   heads_shape shape_;

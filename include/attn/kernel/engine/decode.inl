@@ -44,16 +44,15 @@ inline constexpr int rows_together = std::min(4, vec<T>::lanes);
 
 /// The scores of a strip of keys: as many rows together as there are registers for, then the rest.
 template <class T, int Rows>
-void score_strip(const T* query, strided<const T> key, std::uintptr_t next, index keys,
+void score_strip(const T* query, strided<const T> key, rows_to_come<T> next, index keys,
                  const problem<T>& p, index rows, T* scores) {
   constexpr int columns = vec<T>::lanes / Rows;
   const index query_row = whole_vectors<T>(p.depth);
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
     for (index i = 0; i < keys; i += columns) {
-      score_pairs<T, Rows>(query + r * query_row, key.from(i, 0),
-                           moved<T>(next, i * key.row_stride), keys - i, p.depth, p.scale,
-                           scores + r * keys_a_tile + i);
+      score_pairs<T, Rows>(query + r * query_row, key.from(i, 0), next.after_rows(i), keys - i,
+                           p.depth, p.scale, scores + r * keys_a_tile + i);
     }
   }
   if constexpr (Rows > 1) {
@@ -66,7 +65,7 @@ void score_strip(const T* query, strided<const T> key, std::uintptr_t next, inde
 
 /// The weighted sum over a strip of keys.
 template <class T, int Rows>
-void add_strip(const T* weights, strided<const T> value, std::uintptr_t next, index keys,
+void add_strip(const T* weights, strided<const T> value, rows_to_come<T> next, index keys,
                index value_depth, index rows, T* out, index out_row) {
   constexpr int vectors = 2 * rows_at_once / Rows;
   index r = 0;
@@ -85,14 +84,32 @@ void add_strip(const T* weights, strided<const T> value, std::uintptr_t next, in
 /// Asks for the first lines of each page of a strip, from which processors go on by themselves:
 /// they follow a stream that they have seen two or three lines of, but not beyond a page of 4 KiB.
 template <class T>
-ATTN_INLINE void wake(strided<const T> rows, index cols) {
+ATTN_INLINE void wake(const rows_to_come<T>& rows) {
   constexpr index a_line = 64 / sizeof(T);
   constexpr index a_page = 4096 / sizeof(T);
   constexpr index lines = 3;
-  if (rows.row_stride < cols || rows.row_stride > 2 * cols) return;  // no stream
+  if (!rows.in_order) return;  // no stream
   for (index at = 0; at < keys_a_strip * rows.row_stride; at += a_page) {
-    for (index line = 0; line < lines; ++line) prefetch(rows.data, at + line * a_line);
+    for (index line = 0; line < lines; ++line) prefetch<T>(rows.at, at + line * a_line);
   }
+}
+
+/// Rows of a tile that are read `ahead` keys after key j of it: its keys, its values, or keys of
+/// the next one, in the order of the work; none at the end.
+template <class T>
+rows_to_come<T> after_key(const query_group<T>& group, const tile& t, index j, index ahead) {
+  const problem<T>& p = group.p;
+  const index n = j + ahead;
+  if (n < t.keys) return {p.memory.key_at(t.key + n), p.depth};
+  return {p.memory.value_at(t.key + (n - t.keys) % t.keys), p.value_depth};
+}
+template <class T>
+rows_to_come<T> after_value(const query_group<T>& group, const tile& t, index j, index ahead) {
+  const problem<T>& p = group.p;
+  const index n = t.key + j + ahead;
+  if (n < t.key + t.keys) return {p.memory.value_at(n), p.value_depth};
+  if (n < group.end) return {p.memory.key_at(n), p.depth};
+  return {p.memory.value_at(t.key + j), p.value_depth};
 }
 
 /// The score tile of all rows: score and scale, a strip of keys after the other.
@@ -102,15 +119,10 @@ void score_strips(const query_group<T>& group, const decode_memory<T>& at, const
   const index rows = group.rows();
   for (index j = 0; j < t.keys;) {
     const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
-    const strided<const T> key = p.memory.key_at(t.key + j);
-    const index next = j + keys_ahead;
-    const strided<const T> later = next < t.keys
-                                       ? p.memory.key_at(t.key + next)
-                                       : p.memory.value_at(t.key + (next - t.keys) % t.keys);
-    const index woken = t.key + j + keys_woken;
-    if (woken < group.end) wake(p.memory.key_at(woken), p.depth);
-    score_strip<T, rows_together<T>>(at.query, key, reinterpret_cast<std::uintptr_t>(later.data),
-                                     keys, p, rows, at.scores + j);
+    wake(after_key(group, t, j, keys_woken));
+    score_strip<T, rows_together<T>>(at.query, p.memory.key_at(t.key + j),
+                                     after_key(group, t, j, keys_ahead), keys, p, rows,
+                                     at.scores + j);
     j += keys;
   }
 }
@@ -123,16 +135,10 @@ void add_strips(const query_group<T>& group, const decode_memory<T>& at, const t
   const index out_row = whole_vectors<T>(p.value_depth);
   for (index j = 0; j < t.keys;) {
     const index keys = p.memory.together(t.key + j, std::min<index>(keys_a_strip, t.keys - j));
-    const strided<const T> value = p.memory.value_at(t.key + j);
-    const index next = t.key + j + keys_ahead;
-    const strided<const T> later = next < t.key + t.keys ? p.memory.value_at(next)
-                                   : next < group.end    ? p.memory.key_at(next)
-                                                         : value;
-    const index woken = t.key + j + keys_woken;
-    if (woken < group.end) wake(p.memory.value_at(woken), p.value_depth);
-    add_strip<T, rows_together<T>>(at.scores + j, value,
-                                   reinterpret_cast<std::uintptr_t>(later.data), keys,
-                                   p.value_depth, rows, at.out, out_row);
+    wake(after_value(group, t, j, keys_woken));
+    add_strip<T, rows_together<T>>(at.scores + j, p.memory.value_at(t.key + j),
+                                   after_value(group, t, j, keys_ahead), keys, p.value_depth, rows,
+                                   at.out, out_row);
     j += keys;
   }
 }
@@ -148,7 +154,7 @@ ATTN_NOINLINE void add_strips_with_care(const query_group<T>& group, const score
     const index keys = std::min<index>(keys_a_strip, t.keys - first);
     copy_finite(p.memory, t.key + first, keys, p.value_depth, with, at.finite, out_row);
     add_strip<T, rows_together<T>>(at.scores + first, strided<const T>{at.finite, out_row, 1},
-                                   std::uintptr_t{0}, keys, p.value_depth, group.rows(), at.out,
+                                   rows_to_come<T>(), keys, p.value_depth, group.rows(), at.out,
                                    out_row);
     for (index j = 0; j < keys; ++j) {
       const T* const value = p.memory.value_at(t.key + first + j).data;

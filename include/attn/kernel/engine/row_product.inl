@@ -1,8 +1,8 @@
 // The two products of few queries: lanes over features, keys and values read as they lie.
 //
 // Scores: one accumulator a pair of row and key, its lanes summed at the end. Weighted sum: one a
-// row and vector of features. Rows share what is loaded. Beside every load, the same place of rows
-// that come later is asked for: `next` is the address of the first of these.
+// row and vector of features. Rows share what is loaded. Beside every load, a line of rows that
+// come later is asked for.
 
 /// Numbers of a row, made whole vectors.
 template <class T>
@@ -25,6 +25,33 @@ ATTN_INLINE vec<T> sum_each(const vec<T>* x) {
   return sum;
 }
 
+/// Rows to ask for, line after line where they follow each other in memory: processors go on by
+/// themselves from what they see in order (1.8 times as fast on a Zen 4 as row beside row). Into
+/// the second cache: the first one has room for too few requests.
+template <class T>
+struct rows_to_come {
+  std::uintptr_t at = 0;
+  index row_stride = 0;
+  bool in_order = false;  // one row after the other, of whole vectors
+
+  rows_to_come() = default;
+  rows_to_come(strided<const T> a, index cols)
+      : at(reinterpret_cast<std::uintptr_t>(a.data)),
+        row_stride(a.row_stride),
+        in_order(a.row_stride == cols && cols % vec<T>::lanes == 0) {}
+
+  [[nodiscard]] ATTN_INLINE rows_to_come after(index numbers) const {
+    rows_to_come later = *this;
+    later.at = moved<T>(at, numbers);
+    return later;
+  }
+  [[nodiscard]] ATTN_INLINE rows_to_come after_rows(index n) const { return after(n * row_stride); }
+  /// After some columns of each row are done.
+  [[nodiscard]] ATTN_INLINE rows_to_come after_columns(index n, index rows) const {
+    return after(in_order ? n * rows : n);
+  }
+};
+
 /// Adds to products what is left of the features beyond whole vectors.
 template <class T, int Rows, int Columns>
 ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* key, index from,
@@ -41,7 +68,7 @@ ATTN_NOINLINE void add_tails(const T* query, index query_row, const T* const* ke
 /// score: scores[r][j] = scale · Σ_c query[r][c] · key[j][c] for Rows rows and as many keys as fill
 /// the registers. One accumulator a pair; turned, they are summed all at once.
 template <class T, int Rows>
-ATTN_INLINE void score_pairs(const T* query, strided<const T> key, std::uintptr_t next, index keys,
+ATTN_INLINE void score_pairs(const T* query, strided<const T> key, rows_to_come<T> next, index keys,
                              index depth, T scale, T* scores) {
   constexpr int lanes = vec<T>::lanes;
   constexpr int columns = lanes / Rows;
@@ -49,6 +76,8 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, std::uintptr_
   const T* k[columns];
   ATTN_UNROLL
   for (int j = 0; j < columns; ++j) k[j] = key.at(std::min<index>(j, keys - 1), 0);
+  const index next_key = next.in_order ? lanes : next.row_stride;
+  const index next_feature = next.in_order ? columns : 1;
   vec<T> c[lanes];  // row r, key j: r · columns + j
   ATTN_UNROLL
   for (int n = 0; n < lanes; ++n) c[n] = broadcast(T(0));
@@ -60,7 +89,7 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, std::uintptr_
     ATTN_UNROLL
     for (int j = 0; j < columns; ++j) {
       const vec<T> x = load(k[j] + e);
-      prefetch<T>(next, j * key.row_stride + e);
+      prefetch_second<T>(next.at, j * next_key + e * next_feature);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r * columns + j] = multiply_add(q[r], x, c[r * columns + j]);
     }
@@ -82,9 +111,10 @@ ATTN_INLINE void score_pairs(const T* query, strided<const T> key, std::uintptr_
 
 /// weighted sum: out[r][c] += Σ_j weights[r][j] · value[j][c] for Rows rows and Vectors of columns.
 template <class T, int Rows, int Vectors>
-ATTN_INLINE void add_values(const T* weights, strided<const T> value, std::uintptr_t next,
+ATTN_INLINE void add_values(const T* weights, strided<const T> value, rows_to_come<T> next,
                             index keys, T* out, index out_row) {
   constexpr int lanes = vec<T>::lanes;
+  const index next_key = next.in_order ? Vectors * lanes : next.row_stride;
   vec<T> c[Rows][Vectors];
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -99,7 +129,7 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, std::uintp
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       const vec<T> y = load(x + v * lanes);
-      prefetch<T>(next, j * value.row_stride + v * lanes);
+      prefetch_second<T>(next.at, j * next_key + v * lanes);
       ATTN_UNROLL
       for (int r = 0; r < Rows; ++r) c[r][v] = multiply_add(w[r], y, c[r][v]);
     }
@@ -114,18 +144,18 @@ ATTN_INLINE void add_values(const T* weights, strided<const T> value, std::uintp
 /// All columns: as many vectors at once as there are registers for, then the rest by halves, and
 /// what does not fill a vector one by one.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, std::uintptr_t next,
+ATTN_NOINLINE void add_all_values(const T* weights, strided<const T> value, rows_to_come<T> next,
                                   index keys, index value_depth, T* out, index out_row) {
   constexpr int step = Vectors * vec<T>::lanes;
   index c = 0;
   for (; c + step <= value_depth; c += step) {
-    add_values<T, Rows, Vectors>(weights, value.from(0, c), moved<T>(next, c), keys, out + c,
-                                 out_row);
+    add_values<T, Rows, Vectors>(weights, value.from(0, c), next.after_columns(c, keys), keys,
+                                 out + c, out_row);
   }
   if (c == value_depth) return;
   if constexpr (Vectors > 1) {
-    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), moved<T>(next, c), keys,
-                                         value_depth - c, out + c, out_row);
+    add_all_values<T, Rows, Vectors / 2>(weights, value.from(0, c), next.after_columns(c, keys),
+                                         keys, value_depth - c, out + c, out_row);
   } else {
     for (int r = 0; r < Rows; ++r) {
       for (index j = 0; j < keys; ++j) {

@@ -22,15 +22,19 @@ ATTN_INLINE std::uintptr_t moved(std::uintptr_t address, index offset) {
   return address + static_cast<std::uintptr_t>(offset) * sizeof(T);
 }
 
-/// Asks for the line of memory at such an address.
-template <class T>
+/// Asks for the line of memory at such an address, into the first cache or only into the second.
+template <class T, int Locality = 3>
 ATTN_INLINE void prefetch(std::uintptr_t address, index offset) {
   // NOLINTNEXTLINE(performance-no-int-to-ptr): as above
-  ATTN_PREFETCH(moved<T>(address, offset));
+  ATTN_PREFETCH(moved<T>(address, offset), Locality);
 }
 template <class T>
 ATTN_INLINE void prefetch(const T* a, index offset) {
   prefetch<T>(reinterpret_cast<std::uintptr_t>(a), offset);
+}
+template <class T>
+ATTN_INLINE void prefetch_second(std::uintptr_t address, index offset) {
+  prefetch<T, 2>(address, offset);
 }
 
 /// What lies some rows and columns further on in a matrix, which may be beyond its end: for asking.
