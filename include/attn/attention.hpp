@@ -232,6 +232,7 @@ void require_apart(const output& out, const options& options, const Q& query, co
     const output* target = nullptr;
     footprint bytes = {};
   };
+  if (!out && !options.log_sum_exp && !options.weights) return;
   memory outputs[3];
   int count = 0;
   const auto add = [&](std::string_view name, const output& target, const auto& now) {
@@ -243,7 +244,6 @@ void require_apart(const output& out, const options& options, const Q& query, co
     add("options.log_sum_exp", options.log_sum_exp, options.log_sum_exp.template now<S>());
   }
   if (options.weights) add("options.weights", options.weights, options.weights.template now<S>());
-  if (count == 0) return;
 
   const memory inputs[] = {{"query", nullptr, footprint_of(query)},
                            {"key", nullptr, footprint_of(key)},

@@ -123,25 +123,27 @@ struct sequence_tasks {
   }
 };
 
-/// Few queries: these leave most lanes idle where the lanes are queries.
+/// Few queries leave most lanes idle where the lanes are queries; more than half of these pay for
+/// their sums along the lanes only where many keys come from memory. Measured.
 inline constexpr index few_queries = 8;
-/// Many keys: fewer are over before a sum along the lanes has paid.
-inline constexpr index many_keys = 128;
+constexpr bool few_against(index queries, index keys, index lanes) {
+  return 2 * queries <= lanes ? keys >= 8 * queries : queries <= lanes && keys >= 512;
+}
 
 /// Rows that go over keys and values together: more are bound by arithmetic, not by memory.
 inline constexpr index most_rows_together = 32;
 
-/// Whether the keys of a sequence are split. By the numbers of queries and keys, whether keys and
-/// values lie in rows, and whether weights or dropout are asked for; not by batch, heads or
-/// threads, so that a row has the same bits whatever these are.
+/// Whether the keys of a sequence are split. By the numbers of queries, keys and lanes, whether
+/// keys and values lie in rows, and whether weights or dropout are asked for; not by batch, heads
+/// or threads, so that a row has the same bits whatever these are.
 template <class S>
-bool splits_keys(const sequence_call<S>& s, const options& options) {
+bool splits_keys(const sequence_call<S>& s, index lanes, const options& options) {
   const kernel::problem<S>& p = s.first;
   const bool rows_lie_together = (p.memory.key.col_stride == 1 || p.depth <= 1) &&
                                  (p.memory.value.col_stride == 1 || p.value_depth <= 1);
   return !options.reproducible && !options.weights && !p.dropout && rows_lie_together &&
          s.heads > 0 && p.shape.queries > 0 && p.shape.queries <= few_queries &&
-         p.shape.keys >= many_keys;
+         few_against(p.shape.queries, p.shape.keys, lanes);
 }
 
 template <class S>
@@ -149,7 +151,7 @@ sequence_tasks tasks_of(const sequence_call<S>& s, const kernel::engine_function
                         const options& options) {
   sequence_tasks tasks;
   const kernel::problem<S>& p = s.first;
-  if (splits_keys(s, options)) {
+  if (splits_keys(s, engine.lanes, options)) {
     tasks.chunks = std::max<index>(
         1, (p.shape.keys + kernel::keys_a_chunk - 1) / kernel::keys_a_chunk - s.first_chunk());
     tasks.together = std::min(s.group(), std::max<index>(1, most_rows_together / p.shape.queries));

@@ -81,8 +81,9 @@ struct options {
   /// log_sum_exp -inf. By default all are there.
   integers query_lengths = {};
   /// Sums every row in one order, whatever the number of queries: rows cut out of a call keep their
-  /// bits. Without it, up to 8 queries against 128 keys or more are summed in another order, which
-  /// is faster, unless keys or values lie in columns, or weights or dropout are asked for.
+  /// bits. Without it, up to 8 queries against 8 times as many keys or more are summed in another
+  /// order, which is faster, unless keys or values lie in columns, or weights or dropout are asked
+  /// for.
   bool reproducible = false;
   /// What the products of queries and keys are multiplied by; by default 1/√d for d columns (1 for
   /// d = 0). Any finite number, also 0 and negative ones.

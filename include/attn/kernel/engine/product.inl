@@ -27,8 +27,8 @@ ATTN_INLINE void product_rows(strided<const T> a, index depth, const T* b, index
 /// by halves. Meanwhile the next rows are asked for: of C, where it is added to, since A is a tile
 /// then that is in the cache; else of A.
 template <class T, int Rows, int Vectors, bool Adds>
-ATTN_NOINLINE void product(strided<const T> a, index rows, index depth, const T* b, index b_step,
-                           T* c, index c_row) {
+ATTN_NOINLINE void product(const strided<const T>& a, index rows, index depth, const T* b,
+                           index b_step, T* c, index c_row) {
   index r = 0;
   for (; r + Rows <= rows; r += Rows) {
     product_rows<T, Rows, Vectors, Adds>(a.from(r, 0), depth, b, b_step, c + r * c_row, c_row);
@@ -43,8 +43,8 @@ ATTN_NOINLINE void product(strided<const T> a, index rows, index depth, const T*
 
 /// The same for any number of vectors of columns, not four as three and one.
 template <class T>
-ATTN_NOINLINE void add_product(strided<const T> a, index rows, index depth, const T* b, index cols,
-                               T* c, index c_row) {
+ATTN_NOINLINE void add_product(const strided<const T>& a, index rows, index depth, const T* b,
+                               index cols, T* c, index c_row) {
   constexpr index lanes = vec<T>::lanes;
   constexpr int most = rows_at_once;
   const index vectors = cols / lanes;

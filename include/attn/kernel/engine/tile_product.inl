@@ -200,7 +200,7 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
 /// As many rows at once as there are registers for, then the rest by halves. What will be read of
 /// keys two groups further on, and of the values `ahead` of these, is asked for meanwhile.
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void score(strided<const T> key, const T* query, index depth, const T& scale,
+ATTN_NOINLINE void score(const strided<const T>& key, const T* query, index depth, const T& scale,
                          index keys, bool adds, T* scores, T* highest) {
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
@@ -216,8 +216,8 @@ ATTN_NOINLINE void score(strided<const T> key, const T* query, index depth, cons
 }
 
 template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void weighted_sum(strided<const T> value, const T* weights, index keys, index ahead,
-                                index value_depth, const T* factor, T* out) {
+ATTN_NOINLINE void weighted_sum(const strided<const T>& value, const T* weights, index keys,
+                                index ahead, index value_depth, const T* factor, T* out) {
   index c = 0;
   for (; c + Rows <= value_depth; c += Rows) {
     weighted_sum_rows<T, Rows, Vectors>(value.from(0, c), weights, keys, ahead, factor,

@@ -18,7 +18,7 @@ void copy(strided<const T> from, strided<T> to, index rows, index cols, bool by_
 /// to[c · to_stride + r] = from(r, c) for rows x cols elements, and 0 for r in [rows, lanes): whole
 /// squares of lanes x lanes in registers where rows of `from` are contiguous, else one by one.
 template <class T>
-void rows_to_lanes(strided<const T> from, index rows, index cols, T* to, index lanes) {
+void rows_to_lanes(const strided<const T>& from, index rows, index cols, T* to, index lanes) {
   constexpr index side = vec<T>::lanes;
   index done = 0;
   if (from.col_stride == 1) {
@@ -41,7 +41,7 @@ void rows_to_lanes(strided<const T> from, index rows, index cols, T* to, index l
 
 /// to(r, c) = from[c · lanes + r] for rows x cols elements.
 template <class T>
-void lanes_to_rows(const T* from, index lanes, strided<T> to, index rows, index cols) {
+void lanes_to_rows(const T* from, index lanes, const strided<T>& to, index rows, index cols) {
   constexpr index side = vec<T>::lanes;
   index done = 0;
   if (to.col_stride == 1) {
