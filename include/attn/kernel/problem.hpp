@@ -10,7 +10,8 @@
 
 namespace attn::inline ATTN_ABI::kernel {
 
-/// A matrix in memory: element (i, j) lies at data[i · row_stride + j · col_stride].
+/// A matrix in memory: element (i, j) lies at data[i · row_stride + j · col_stride]. By reference
+/// to what is not inlined: a copy waits until members written just before have reached the cache.
 template <class T>
 struct strided {
   T* data = nullptr;
