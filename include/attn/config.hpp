@@ -97,7 +97,7 @@
 #if defined(__GNUC__)
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
-/// Into the first cache (locality 3), or only into the second one (2).
+// Into the first cache (locality 3), or only into the second one (2).
 #define ATTN_PREFETCH(address, locality) \
   __builtin_prefetch(reinterpret_cast<const void*>(address), 0, locality)
 #else

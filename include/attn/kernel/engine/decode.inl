@@ -94,8 +94,8 @@ ATTN_INLINE void wake(const rows_to_come<T>& rows) {
   }
 }
 
-/// Rows of a tile that are read `ahead` keys after key j of it: its keys, its values, or keys of
-/// the next one, in the order of the work; none at the end.
+/// Rows that are read `ahead` keys after key j of a tile, or value j, in the order of the work: its
+/// keys, its values, keys of the next one; at the end what is at hand anyhow.
 template <class T>
 rows_to_come<T> after_key(const query_group<T>& group, const tile& t, index j, index ahead) {
   const problem<T>& p = group.p;
