@@ -47,7 +47,8 @@ constexpr line table[] = {
     {"packed", "float", "16x8x1024x64", "none blhd", "1"},
     // One query a head against a cache, beyond the processor's caches; and appending a token to
     // one.
-    {"decode", "float", "1x32:8x1:8192x128 1x32:8x1:32768x128", "contiguous paged16", "1 2"},
+    {"decode", "float", "1x32:8x1:8192x128", "contiguous paged16 scattered16", "1 2"},
+    {"decode", "float", "1x32:8x1:32768x128", "contiguous paged16", "1 2"},
     {"append", "float", "1x8x1:4096x128", "contiguous paged16", "1"},
     // Naive Eigen, with the best flags of the machine.
     {"naive", "float", "1x8x512x64 1x8x1024x64 1x8x1024x128", "none causal", "1"},

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "measure.hpp"
 
@@ -26,12 +29,18 @@ attn::contiguous_cache<float> filled_contiguous(const workload& w, const inputs<
 }
 attn::paged_cache<float> filled_paged(const workload& w, const inputs<float>& in) {
   constexpr index size = 16;
-  attn::paged_cache<float> cache(std::make_shared<attn::page_pool<float>>(attn::page_pool_shape{
-                                     .heads = w.key_heads,
-                                     .key_width = w.width,
-                                     .page_size = size,
-                                     .pages = w.batch * (w.keys + size - 1) / size}),
-                                 w.batch);
+  const auto pool = std::make_shared<attn::page_pool<float>>(
+      attn::page_pool_shape{.heads = w.key_heads,
+                            .key_width = w.width,
+                            .page_size = size,
+                            .pages = w.batch * (w.keys + size - 1) / size});
+  if (w.feature == feature::scattered16) {
+    std::vector<std::int32_t> pages;
+    while (pool->free_pages() > 0) pages.push_back(pool->take());
+    std::shuffle(pages.begin(), pages.end(), std::mt19937(1));
+    for (const std::int32_t page : pages) pool->give_back(page);
+  }
+  attn::paged_cache<float> cache(pool, w.batch);
   cache.append(in.key.heads(), in.value.heads());
   return cache;
 }
@@ -102,10 +111,10 @@ void decode_with(benchmark::State& state, benchmark_case& c, const Fill& fill) {
 }  // namespace
 
 void decode(benchmark::State& state, benchmark_case& c) {
-  if (c.work.feature == feature::paged16) {
-    decode_with(state, c, filled_paged);
-  } else {
+  if (c.work.feature == feature::contiguous) {
     decode_with(state, c, filled_contiguous);
+  } else {
+    decode_with(state, c, filled_paged);
   }
 }
 
@@ -147,10 +156,10 @@ void append(benchmark::State& state, benchmark_case& c) {
     state.counters["memcpy_ns"] = copying / rounds * 1e9;
     state.counters["over_memcpy_ns"] = (appended - copying) / rounds * 1e9;
   };
-  if (w.feature == feature::paged16) {
-    run(filled_paged(w, in));
-  } else {
+  if (w.feature == feature::contiguous) {
     run(filled_contiguous(w, in));
+  } else {
+    run(filled_paged(w, in));
   }
 }
 

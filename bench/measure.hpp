@@ -85,6 +85,7 @@ void with_feature(const workload& w, const inputs<Scalar>& in, const Use& use) {
     case feature::blhd:
     case feature::contiguous:
     case feature::paged16:
+    case feature::scattered16:
     case feature::dropout:
       return use(attn::none(), attn::identity());
     case feature::causal:

@@ -41,6 +41,7 @@ foreach(name
         backward/double/1x8x1024x64/none/threads:1
         packed/float/16x8x1024x64/none/threads:1/manual_time
         decode/float/1x32:8x1:8192x128/contiguous/threads:1
+        decode/float/1x32:8x1:8192x128/scattered16/threads:1
         decode/float/1x32:8x1:32768x128/paged16/threads:2
         append/float/1x8x1:4096x128/contiguous/threads:1/manual_time
         naive/float/1x1x4x8/none/threads:1

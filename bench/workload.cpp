@@ -14,7 +14,7 @@
 namespace bench {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, feature>, 15> features = {{
+constexpr std::array<std::pair<std::string_view, feature>, 16> features = {{
     {"none", feature::none},
     {"causal", feature::causal},
     {"window256", feature::window256},
@@ -27,6 +27,7 @@ constexpr std::array<std::pair<std::string_view, feature>, 15> features = {{
     {"blhd", feature::blhd},
     {"contiguous", feature::contiguous},
     {"paged16", feature::paged16},
+    {"scattered16", feature::scattered16},
     {"dropout", feature::dropout},
     {"bias", feature::bias},
     {"bias_gradient", feature::bias_gradient},
@@ -58,6 +59,7 @@ double changed(const workload& w, const inputs<Scalar>& in, double s, index i, i
     case feature::blhd:
     case feature::contiguous:
     case feature::paged16:
+    case feature::scattered16:
     case feature::dropout:
       return s;
     case feature::causal:

@@ -27,6 +27,7 @@ enum class feature {
   blhd,           // no mask; batch, length, heads, width in memory, instead of batch, heads, length
   contiguous,     // no mask; keys and values in a cache, side by side
   paged16,        // the same in pages of 16 tokens
+  scattered16,    // and these in no order, as where sequences have come and gone
   dropout,        // of one weight in ten
   bias,           // a bias for each head that all sequences share
   bias_gradient,  // the same, and its gradient is asked for

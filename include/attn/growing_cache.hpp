@@ -101,22 +101,31 @@ void copy_rows(const T* from, const heads_strides& step, index n, index width, T
   }
 }
 
+/// What lies side by side in memory: the heads of a block, or the blocks of a head.
+enum class adjacent { heads, blocks };
+
 /// Keys, or values, of `batch` blocks, each of heads x length rows; a block is what one sequence
 /// has, or a page.
 template <class T>
 class token_blocks {
  public:
-  token_blocks(std::string_view name, const heads_shape& shape)
-      : shape_(shape), elements_(zeroed_memory<T>(name, shape)) {
+  token_blocks(std::string_view name, const heads_shape& shape, adjacent order)
+      : shape_(shape), strides_(bhld_strides(shape)), elements_(zeroed_memory<T>(name, shape)) {
     require(shape.heads >= 1, name, " has ", shape.heads, " heads, it should be at least 1");
+    if (order == adjacent::blocks) {
+      strides_.batch = strides_.head;
+      strides_.head *= shape.batch;
+    }
   }
 
   [[nodiscard]] const heads_shape& shape() const { return shape_; }
   [[nodiscard]] const T* data() const { return elements_.data(); }
   [[nodiscard]] T* data() { return elements_.data(); }
   [[nodiscard]] std::size_t bytes() const { return elements_.size() * sizeof(T); }
-  [[nodiscard]] index head_stride() const { return shape_.length * shape_.width; }
-  [[nodiscard]] index stride() const { return shape_.heads * head_stride(); }
+  /// From block to block (`batch`), head to head and row to row.
+  [[nodiscard]] const heads_strides& strides() const { return strides_; }
+  [[nodiscard]] heads_view<T> view() { return {data(), shape_, strides_}; }
+  [[nodiscard]] heads_view<const T> view() const { return {data(), shape_, strides_}; }
 
   /// Tokens [first, first + n) of sequence b of a view, to the rows from `row` on of a block.
   void write(index block, index row, const heads_view<const T>& from, index b, index first,
@@ -124,9 +133,9 @@ class token_blocks {
     if (shape_.width == 0) return;
     const heads_strides& step = from.strides();
     const T* const source = from.data() + b * step.batch + first * step.row;
-    T* const to = data() + block * stride() + row * shape_.width;
+    T* const to = data() + block * strides_.batch + row * strides_.row;
     for (index h = 0; h < shape_.heads; ++h) {
-      T* const rows = to + h * head_stride();
+      T* const rows = to + h * strides_.head;
       prefetch(rows);
       copy_rows(source + h * step.head, step, n, shape_.width, rows);
     }
@@ -134,10 +143,10 @@ class token_blocks {
 
   /// The first n rows of a block, to another.
   void copy(index to, index from, index n) {
-    T* const block = data() + to * stride();
-    const T* const source = data() + from * stride();
+    T* const block = data() + to * strides_.batch;
+    const T* const source = data() + from * strides_.batch;
     for (index h = 0; h < shape_.heads; ++h) {
-      std::copy_n(source + h * head_stride(), n * shape_.width, block + h * head_stride());
+      std::copy_n(source + h * strides_.head, n * shape_.width, block + h * strides_.head);
     }
   }
 
@@ -150,6 +159,7 @@ class token_blocks {
   }
 
   heads_shape shape_;
+  heads_strides strides_;
   std::vector<T, line_allocator<T>> elements_;
 };
 
@@ -159,20 +169,22 @@ struct stored_tokens {
   token_blocks<T> key;
   token_blocks<T> value;
 
-  stored_tokens(std::string_view name, const heads_shape& shape, std::optional<index> value_width)
-      : key(name, shape),
-        value(name, {shape.batch, shape.heads, shape.length, value_width.value_or(shape.width)}) {}
+  stored_tokens(std::string_view name, const heads_shape& shape, std::optional<index> value_width,
+                adjacent order = adjacent::heads)
+      : key(name, shape, order),
+        value(name, {shape.batch, shape.heads, shape.length, value_width.value_or(shape.width)},
+              order) {}
 
   [[nodiscard]] std::size_t bytes() const { return key.bytes() + value.bytes(); }
 
   /// How to read `length` tokens that start in a block.
   [[nodiscard]] stored_keys<T> at(index block, index length) const {
-    return {.key = key.data() + block * key.stride(),
-            .value = value.data() + block * value.stride(),
-            .key_head = key.head_stride(),
-            .key_row = key.shape().width,
-            .value_head = value.head_stride(),
-            .value_row = value.shape().width,
+    return {.key = key.data() + block * key.strides().batch,
+            .value = value.data() + block * value.strides().batch,
+            .key_head = key.strides().head,
+            .key_row = key.strides().row,
+            .value_head = value.strides().head,
+            .value_row = value.strides().row,
             .length = length};
   }
 };

@@ -37,7 +37,7 @@ class page_pool {
   /// tokens, or more pages than 32 bits count; std::length_error for more elements than there are
   /// addresses for.
   explicit page_pool(const page_pool_shape& shape)
-      : tokens_("page_pool", checked(shape), shape.value_width),
+      : tokens_("page_pool", checked(shape), shape.value_width, detail::adjacent::blocks),
         references_(static_cast<std::size_t>(shape.pages)),
         free_(references_.size()) {
     for (index n = 0; n < shape.pages; ++n) {  // the first is taken first
@@ -66,16 +66,13 @@ class page_pool {
   /// Bytes of the memory for keys and values, free pages too.
   [[nodiscard]] std::size_t bytes() const { return tokens_.bytes(); }
 
-  /// All keys: pages x heads x page_size x key_width.
-  [[nodiscard]] heads_view<T> keys() { return bhld(tokens_.key.data(), tokens_.key.shape()); }
-  [[nodiscard]] heads_view<const T> keys() const {
-    return bhld(tokens_.key.data(), tokens_.key.shape());
-  }
-  /// All values: pages x heads x page_size x value_width.
-  [[nodiscard]] heads_view<T> values() { return bhld(tokens_.value.data(), tokens_.value.shape()); }
-  [[nodiscard]] heads_view<const T> values() const {
-    return bhld(tokens_.value.data(), tokens_.value.shape());
-  }
+  /// All keys: pages x heads x page_size x key_width. In memory all pages of a head lie side by
+  /// side, so that a sequence whose pages were taken in one go is read as if it had none.
+  [[nodiscard]] heads_view<T> keys() { return tokens_.key.view(); }
+  [[nodiscard]] heads_view<const T> keys() const { return tokens_.key.view(); }
+  /// All values: pages x heads x page_size x value_width, as the keys lie.
+  [[nodiscard]] heads_view<T> values() { return tokens_.value.view(); }
+  [[nodiscard]] heads_view<const T> values() const { return tokens_.value.view(); }
 
   /// How many refer to a page. Throws std::invalid_argument where there is no such page.
   [[nodiscard]] index references(index page) const {
@@ -207,8 +204,8 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
   /// changes. Throws std::invalid_argument where there is no sequence b.
   [[nodiscard]] stored_keys<T> sequence(index b) const {
     stored_keys<T> pages = pool_of(b).tokens_.at(0, this->length(b));
-    pages.key_page = pool_->tokens_.key.stride();
-    pages.value_page = pool_->tokens_.value.stride();
+    pages.key_page = pool_->tokens_.key.strides().batch;
+    pages.value_page = pool_->tokens_.value.strides().batch;
     pages.table = entries(b);
     pages.piece = pool_->page_size();
     return pages;

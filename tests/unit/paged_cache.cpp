@@ -174,6 +174,8 @@ TEST_CASE("a scheduler may have tables of its own on a pool") {
   const std::vector<std::int32_t> table{page}, lengths{2};
   const attn::paged_view view(pool->keys(), pool->values(), table, lengths);
   CHECK(read(view.sequence(0), true, 1, 1, 1) == floats{5});
+  CHECK(&pool->keys()(1, 1, 0, 0) == &pool->keys()(0, 1, 1, 0) + pool->key_width());
+  CHECK(&pool->values()(1, 1, 0, 0) == &pool->values()(0, 1, 1, 0) + pool->value_width());
   pool->share(page);
   CHECK(pool->references(page) == 2);
   pool->give_back(page);
