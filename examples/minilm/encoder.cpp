@@ -98,15 +98,25 @@ trace encoder::run(const std::vector<int>& ids) const {
 }
 
 activations encoder::forward(const packed_texts& texts, trace* seen, seconds* taken) const {
-  activations x = after_embedding_(embed_ids(texts));
+  activations x = embed_ids(texts);
+  after_embedding_(x);
   if (seen) seen->hidden.push_back(x);
+  activations q, k, v, joined(x.rows(), x.cols()), y, wide;
   for (const layer& weights : layers_) {
-    const activations q = weights.query(x), k = weights.key(x), v = weights.value(x);
+    weights.query(x, q);
+    weights.key(x, k);
+    weights.value(x, v);
     const stopwatch watch;
-    const activations joined = attend(q, k, v, texts, seen);
+    attend(q, k, v, joined, texts, seen);
     if (taken) taken->attention += watch.seconds();
-    const activations y = weights.after_attention(x + weights.merge(joined));
-    x = weights.after_all(y + weights.narrow(gelu(weights.widen(y))));
+    weights.merge(joined, y);
+    y += x;
+    weights.after_attention(y);
+    weights.widen(y, wide);
+    gelu(wide);
+    weights.narrow(wide, x);
+    x += y;
+    weights.after_all(x);
     if (seen) seen->hidden.push_back(x);
   }
   return x;
@@ -148,20 +158,17 @@ activations encoder::embed_ids(const packed_texts& texts) const {
 
 // Head h sees columns [h · d, (h + 1) · d) of queries, keys and values, in place, and each text
 // only itself.
-activations encoder::attend(const activations& q, const activations& k, const activations& v,
-                            const packed_texts& texts, trace* seen) const {
-  activations out(q.rows(), q.cols());
+void encoder::attend(const activations& q, const activations& k, const activations& v,
+                     activations& out, const packed_texts& texts, trace* seen) const {
   const auto heads = [&](auto& all) { return attn::split_heads(all, shape_.heads); };
   if (!seen) {
-    attn::packed_attention_into(heads(out), heads(q), heads(k), heads(v), texts.starts);
-    return out;
+    return attn::packed_attention_into(heads(out), heads(q), heads(k), heads(v), texts.starts);
   }
   attn::heads_array<float> shares;
   attn::scaled_dot_product_attention_into(heads(out), heads(q), heads(k), heads(v),
                                           {.weights = shares});
   seen->weights.emplace_back();
   for (int h = 0; h < shape_.heads; ++h) seen->weights.back().emplace_back(shares.head(0, h));
-  return out;
 }
 
 encoder::layer encoder::load_layer(int number) {

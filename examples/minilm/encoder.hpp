@@ -76,8 +76,8 @@ class encoder {
   };
 
   activations embed_ids(const packed_texts& texts) const;
-  activations attend(const activations& q, const activations& k, const activations& v,
-                     const packed_texts& texts, trace* seen) const;
+  void attend(const activations& q, const activations& k, const activations& v, activations& out,
+              const packed_texts& texts, trace* seen) const;
   activations forward(const packed_texts& texts, trace* seen, seconds* taken = nullptr) const;
   void embed(const packed_texts& texts, Eigen::MatrixXf& embeddings, Eigen::Index first) const;
 

@@ -1,4 +1,5 @@
 // The layers of a transformer that are not attention. Activations are row-major, a row a token.
+// Results go to the caller's memory: what is as large as last time asks the system for none.
 #pragma once
 
 #include <Eigen/Core>
@@ -14,19 +15,19 @@ struct linear {
   matrix_map weight;
   row_map bias;
 
-  activations operator()(const activations& x) const;
+  void operator()(const activations& x, activations& y) const;
 };
 
-// y = (x - mean) / sqrt(variance + eps) · weight + bias, row by row; the variance divides by the
+// x = (x - mean) / sqrt(variance + eps) · weight + bias, row by row; the variance divides by the
 // width.
 struct layer_norm {
   static constexpr float eps = 1e-12f;
   row_map weight, bias;
 
-  activations operator()(const activations& x) const;
+  void operator()(activations& x) const;
 };
 
-// x Φ(x) = x/2 (1 + erf(x/√2)): the exact form, not the one with tanh.
-activations gelu(const activations& x);
+// x = x Φ(x) = x/2 (1 + erf(x/√2)): the exact form, not the one with tanh.
+void gelu(activations& x);
 
 }  // namespace minilm
