@@ -300,14 +300,32 @@ void fill_beyond_lengths(const heads_call<T, Stored>& call) {
   }
 }
 
+/// Whether all heads read what would leave little of a second cache: when they take turns at a
+/// block of queries, its rows of the mask come from memory once. Measured.
+template <class M>
+bool heads_share_a_large(const M& mask) {
+  index bytes = 0;
+  each_in_memory(mask, [&](const auto& part) {
+    const heads_shape& n = part.shape();
+    if (n.heads == 1) bytes += n.length * n.width * index{sizeof *part.data(0, 0)};
+  });
+  return bytes >= 1 << 19;
+}
+
 /// Runs a checked call whose outputs are open, by the kernel.
 template <class T, class Stored, class M, class F>
 void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& score_mod) {
   using S = accumulator_t<T>;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
+  const bool in_turn = heads_share_a_large(mask);
+  const auto sequence = [&](index b) {
+    sequence_call<S> s = call(b);
+    s.heads_in_turn = in_turn;
+    return s;
+  };
   constexpr std::size_t stack_bytes = 32768;
-  run_kernel<stack_bytes>(set, call.batch(), call, kernel::make_rules<S>(set, mask, change),
+  run_kernel<stack_bytes>(set, call.batch(), sequence, kernel::make_rules<S>(set, mask, change),
                           call.options);
   fill_beyond_lengths(call);
 }

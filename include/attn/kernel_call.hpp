@@ -72,6 +72,7 @@ struct sequence_call {
   index log_sum_exp_head = 0;
   index weights_head = 0;
   const attn::sinks* sinks = nullptr;  // one or one a head
+  bool heads_in_turn = false;          // whether they take turns at a block of queries
 
   [[nodiscard]] index group() const { return heads / key_heads; }
   /// Chunks lie on a fixed grid of keys; those that are no longer in memory are left out.
@@ -189,9 +190,10 @@ void run_task(const sequence_call<S>& s, const sequence_tasks& tasks, index i, S
   if (tasks.chunks > 0) {
     engine.decode(chunk_of(s, tasks, i, partials), rules, static_cast<S*>(memory));
   } else {
-    const index block = i % tasks.blocks.count();
-    engine.forward(s.head(i / tasks.blocks.count()), rules, tasks.blocks.start(block),
-                   tasks.blocks.size(block), static_cast<S*>(memory));
+    const index blocks = tasks.blocks.count();
+    const index block = s.heads_in_turn ? i / s.heads : i % blocks;
+    engine.forward(s.head(s.heads_in_turn ? i % s.heads : i / blocks), rules,
+                   tasks.blocks.start(block), tasks.blocks.size(block), static_cast<S*>(memory));
   }
 }
 

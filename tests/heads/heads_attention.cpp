@@ -186,6 +186,24 @@ TEST_CASE("masks of many heads, with extents of 1") {
   }
 }
 
+TEST_CASE("a large mask for which heads take turns") {
+  generator g(414);
+  const sizes n{.heads = 4, .queries = 300, .keys = 450};
+  const auto q = any_heads<float>(g, {n.batch, n.heads, n.queries, n.d});
+  const auto k = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.d});
+  const auto v = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.dv});
+  const auto bias = any_heads<float>(g, {n.batch, 1, n.queries, n.keys});
+  heads_array<float> lse;
+  for (const int threads : {1, 3}) {
+    const attn::options options{.executor = attn::std_threads(threads), .log_sum_exp = lse};
+    const auto out = attn::scaled_dot_product_attention(q, k, v, bias, options);
+    check_heads<float>(
+        q.view(), k.view(), v.view(), options,
+        [&](index b, index) { return attn::as_mask(Eigen::MatrixXf(bias.head(b, 0))); },
+        [](index, index) { return attn::identity(); }, out, lse, {});
+  }
+}
+
 // Each head sees every third stretch of keys, another one than its neighbours.
 struct stretch_of_head {
   static constexpr attn::index keys = 128;
