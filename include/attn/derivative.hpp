@@ -14,6 +14,10 @@ struct differentiable {
   F function;       ///< the score change itself
   D derivative_of;  ///< by the score, where it is given
 
+  void check(const call_shape& shape) const {
+    detail::check(function, shape);
+    detail::check(derivative_of, shape);
+  }
   template <class S>
   S operator()(S s, position at) const {
     return detail::change(function, s, at);
@@ -36,6 +40,12 @@ auto with_derivative(F function, D derivative) {
 }
 
 namespace detail {
+
+template <class F, class D, class Use>
+void each_table(const differentiable<F, D>& change, const Use& use) {
+  each_table(change.function, use);
+  each_table(change.derivative_of, use);
+}
 
 template <class F>
 inline constexpr bool is_composition = false;

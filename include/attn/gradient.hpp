@@ -267,6 +267,8 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
 /// reaches any result, NaN and inf included (but for another rounding where there are such). A row
 /// whose scores are all very large, such as all -1e9 by a bias, has a log-sum-exp without digits
 /// for the logarithm, and so weights that do not sum to 1 here; hide by -inf or a boolean instead.
+/// So has one with scores beyond 1e6 (float; double: 1e14) where there are at most 8 queries and
+/// the forward pass was not `reproducible`: their scores are summed in another order there.
 /// float and double. Takes some 2.5 times as long as the forward pass; bits do not depend on the
 /// executor.
 ///

@@ -10,7 +10,9 @@ namespace attn::inline ATTN_ABI {
 /// Where the gradients of a call go; what is left empty is not computed. Plain matrices and arrays
 /// are resized. Elements are of the query's type.
 struct gradients {
-  /// Of an additive mask: in its shape, summed over what it is broadcast over.
+  /// Of an additive mask: in its shape, summed over what it is broadcast over. What heads or
+  /// sequences share is summed by one thread for every 1024 tokens, and sequences that share are
+  /// cut into blocks as the longest is: other gradients may have other last digits than without.
   output bias = {};
   /// Of key, in its shape: with fewer heads than query, summed over those that share one.
   output key = {};
@@ -54,6 +56,7 @@ void each_additive(const M& mask, const Use& use) {
 struct bias_shape {
   heads_shape shape{0, 0, 0, 0};
   bool of_heads = false;
+  bool in_memory = false;
 };
 
 template <class M>
@@ -62,12 +65,12 @@ bias_shape bias_shape_of(const M& mask) {
   int count = 0;
   each_additive(mask, [&](const auto& part) {
     ++count;
-    if constexpr (requires { part.of_heads; }) found = {part.shape(), part.of_heads};
+    if constexpr (requires { part.of_heads; }) found = {part.shape(), part.of_heads, true};
   });
   require(count > 0, "gradients.bias is asked for, the mask has no bias");
   require(count == 1, "gradients.bias is asked for, the mask has ", count,
           " biases: add them up first");
-  require(found.shape.width > 0 || found.shape.batch > 0,
+  require(found.in_memory,
           "gradients.bias is asked for, the mask's bias is a function: give it as a matrix");
   return found;
 }

@@ -122,7 +122,8 @@ struct question {
   }
 
   index length(index b) const {
-    return s.kind == cache::nonpad ? lengths[static_cast<std::size_t>(b)] : s.all_keys();
+    return s.kind == cache::nonpad ? static_cast<index>(lengths[static_cast<std::size_t>(b)])
+                                   : s.all_keys();
   }
   index offset(index b) const { return s.kind == cache::nonpad ? length(b) - s.queries : s.past; }
   T key(index b, index h, index j, index c) const {

@@ -15,8 +15,8 @@ namespace attn_test {
 // All axes but the last as rows.
 template <class T>
 row_major<T> table(const tensor<T>& cache) {
-  const auto cols = cache.shape.back();
-  const auto size = cache.values.size();
+  const auto cols = static_cast<attn::index>(cache.shape.back());
+  const auto size = static_cast<attn::index>(cache.values.size());
   return Eigen::Map<const row_major<T>>(cache.values.data(), cols == 0 ? 0 : size / cols, cols);
 }
 

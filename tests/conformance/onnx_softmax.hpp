@@ -22,7 +22,9 @@ void run_softmax(const case_file& from, closeness allowed) {
   }
   const std::int64_t length = x.shape[static_cast<std::size_t>(axis)];
   for (std::int64_t n = 0; n < blocks; ++n) {
-    Eigen::Map<row_major<T>> block(x.values.data() + n * length * inner, length, inner);
+    Eigen::Map<row_major<T>> block(x.values.data() + n * length * inner,
+                                   static_cast<attn::index>(length),
+                                   static_cast<attn::index>(inner));
     const row_major<T> slices = block.transpose();
     if (from.text("op") == "Softmax") {
       block = attn::softmax(slices).transpose();

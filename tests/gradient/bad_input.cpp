@@ -140,6 +140,19 @@ TEST_CASE("inputs and options that the forward pass would refuse") {
   CHECK(more_values.missing(more_values.inputs(), more_values.from(), {"value", "6", "5"}) == "");
 }
 
+TEST_CASE("what with_derivative holds is checked as if it stood alone") {
+  const call c;
+  const auto one = [](float) { return 1.0f; };
+  const auto refused = [&](const auto& change, const std::vector<std::string>& words) {
+    CHECK(c.missing(c.inputs(), c.from(), attn::none(), attn::with_derivative(change, one),
+                    words) == "");
+    CHECK(c.missing(c.inputs(), c.from(), attn::none(), attn::with_derivative(one, change),
+                    words) == "");
+  };
+  refused(attn::alibi({1, 2}), {"alibi has 2 slopes", "1 heads"});
+  refused(attn::relative_bias(VectorXf(VectorXf::Ones(3))), {"relative_bias reaches 1"});
+}
+
 TEST_CASE("gradients that have no place to go") {
   const call c;
   Eigen::MatrixXd doubles;
@@ -260,6 +273,10 @@ TEST_CASE("gradients of what is learned that lie on it") {
                   {"gradients.query overlaps mask"}) == "");
   CHECK(c.missing({.query = table.head(12).reshaped(3, 4)}, c.from(), attn::none(),
                   attn::relative_bias(table), {"gradients.query overlaps relative_bias"}) == "");
+  const auto doubled = [](float s) { return 2 * s; };
+  CHECK(c.missing({.query = table.head(12).reshaped(3, 4)}, c.from(), attn::none(),
+                  attn::with_derivative(attn::relative_bias(table), doubled),
+                  {"gradients.query overlaps relative_bias"}) == "");
   CHECK((large.array() == 1).all());
   CHECK((bias.array() == 1).all());
   CHECK((table.array() == 1).all());

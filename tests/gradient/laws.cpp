@@ -259,6 +259,41 @@ TEST_CASE("weights of any scores sum to 1 on the way back") {
     check_sum_of_weights<double>(size);
   }
 }
+// With one result a query, dv_ji = P_ij: few queries are summed in another order on the way
+// forward, which for such scores decides what a weight is.
+template <class Scalar>
+void check_few_weights(double size, index queries, bool reproducible) {
+  CAPTURE(size, queries, reproducible);
+  generator g(942);
+  const matrix<Scalar> q = any_matrix<matrix<Scalar>>(g, queries, 64) * static_cast<Scalar>(size);
+  const matrix<Scalar> k = any_matrix<matrix<Scalar>>(g, 640, 64);
+  const matrix<Scalar> v = any_matrix<matrix<Scalar>>(g, 640, queries);
+  const matrix<Scalar> out_gradient = matrix<Scalar>::Identity(queries, queries);
+  vector<Scalar> lse;
+  const attn::options options{.log_sum_exp = lse, .reproducible = reproducible};
+  const matrix<Scalar> out = attn::scaled_dot_product_attention(q, k, v, options);
+  matrix<Scalar> dq, dk, dv;
+  attn::scaled_dot_product_attention_backward(
+      {.key = dk, .query = dq, .value = dv},
+      {.log_sum_exp = lse, .out = out, .out_gradient = out_gradient}, q, k, v, options);
+  CHECK((dv.array() >= 0).all());
+  CHECK((dv.array() <= 1).all());
+  CHECK(dq.allFinite());
+  CHECK(dk.allFinite());
+  if (reproducible) {
+    CHECK((dv.colwise().sum().array() - 1).abs().maxCoeff() <= 64 * tolerance::eps<Scalar>());
+  }
+}
+
+TEST_CASE("weights of few queries are between 0 and 1 on the way back") {
+  for (const double size : {1e6, 1e10, 1e14, 1e18}) {
+    for (const index queries : {1, 3, 8}) {
+      check_few_weights<float>(size, queries, false);
+      check_few_weights<float>(size, queries, true);
+      check_few_weights<double>(size, queries, false);
+    }
+  }
+}
 
 }  // namespace
 }  // namespace attn_test

@@ -7,12 +7,13 @@
 
 /// Turns scores into weights and their gradients into those of the scores. What is hidden gets 0
 /// for both, by selection. `factor` is what scores are still multiplied by: rounded as on the way
-/// forward, for where scores are large, less than their rounding decides what a weight is.
+/// forward, for where scores are large, less than their rounding decides what a weight is. Where
+/// they are not (few queries were summed in another order there), no weight passes 1.
 template <class T, int Vectors, bool Masked, bool Drops>
 ATTN_NOINLINE void softmax_gradient(const gradient_memory<T>& at, index keys, T factor, bool adds) {
   constexpr int lanes = vec<T>::lanes;
   const vec<T> unit = broadcast(factor);
-  const vec<T> bits_of_one = broadcast(bits(T(1)));
+  const vec<T> bits_below_one = broadcast(-bits(T(1)));
   const vec<T> zero = broadcast(T(0));
   const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
   for (int v = 0; v < Vectors; ++v) {
@@ -20,8 +21,8 @@ ATTN_NOINLINE void softmax_gradient(const gradient_memory<T>& at, index keys, T 
     const vec<T> delta = load(at.delta + v * lanes);
     for (index i = v * lanes; i < keys * width<T, Vectors>; i += width<T, Vectors>) {
       const vec<T> bias = Masked && adds ? load(at.mask + i) : zero;
-      const vec<T> below = multiply_add(load(at.scores + i), unit, bias) - base;
-      vec<T> weight = exp2(below * bits_of_one);
+      const vec<T> below = larger(zero, base - multiply_add(load(at.scores + i), unit, bias));
+      vec<T> weight = exp2(below * bits_below_one);
       vec<T> gradient = load(at.gradient + i);
       if constexpr (Drops) gradient = gradient * load(at.kept + i);
       gradient = (gradient - delta) * weight;
@@ -43,8 +44,22 @@ ATTN_NOINLINE void add_bias_gradient(const gradient_block<T>& block, const tile&
   constexpr index side = vec<T>::lanes;
   const strided<T> to = block.g.bias.from(t.row, t.key);
   const T* gradient = block.at.gradient;
+  if (to.row_stride == 0) {  // one row for all queries
+    for (index j = 0; j < t.keys; ++j, gradient += block.lanes) {
+      vec<T> sums = broadcast(T(0));
+      index r = 0;
+      for (; r + side <= block.rows; r += side) sums = sums + load(gradient + r);
+      alignas(64) T parts[side];
+      store(parts, sums);
+      T sum = 0;
+      for (const T part : parts) sum += part;
+      for (; r < block.rows; ++r) sum += gradient[r];
+      *to.at(0, j) += sum;
+    }
+    return;
+  }
   index done = 0;
-  if (to.col_stride == 1 && to.row_stride != 0) {
+  if (to.col_stride == 1) {
     alignas(64) T square[side * side];
     for (; done + side <= block.rows; done += side) {
       index j = 0;
