@@ -98,7 +98,8 @@ auto scaled_dot_product_attention(const Q& query, const Cache& cache,
 }
 
 /// The same into memory of the caller's, a view or an array. With a workspace in the options, a
-/// call after the first of its kind allocates nothing on the calling thread.
+/// call after the first of its kind allocates nothing on the calling thread, but where the keys are
+/// twice as many as when memory for partial results last grew.
 template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,

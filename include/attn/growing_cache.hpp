@@ -19,19 +19,6 @@ enum class padding { right, left };
 
 namespace detail {
 
-/// Throws `std::length_error` with the parts joined, unless `ok`.
-template <class... Parts>
-void require_room(bool ok, const Parts&... parts) {
-  if (!ok) [[unlikely]] {
-    const std::string message = (to_text(parts) + ...);
-#if ATTN_HAS_EXCEPTIONS
-    throw std::length_error(message);
-#else
-    refuse(message);
-#endif
-  }
-}
-
 /// Starts at a multiple of 64 bytes: no vector of a row whose size is one too lies on two lines.
 template <class T>
 struct line_allocator {
@@ -55,14 +42,7 @@ inline constexpr index per_line = std::max<index>(1, 64 / index{sizeof(T)});
 /// waits for the system to find memory, and what is beyond a length is a number, should it be read.
 template <class T>
 std::vector<T, line_allocator<T>> zeroed_memory(std::string_view name, const heads_shape& shape) {
-  check_extents(name, shape);
-  index size = 1;
-  for (const index extent : {shape.batch, shape.heads, shape.length, shape.width}) {
-    if (extent == 0) return {};
-    require_room(size <= std::numeric_limits<index>::max() / index{sizeof(T)} / extent, name,
-                 " of ", to_text(shape), " elements is more than there are addresses for");
-    size *= extent;
-  }
+  const index size = checked_size(name, shape, sizeof(T));
   return std::vector<T, line_allocator<T>>(static_cast<std::size_t>(size), T(0));
 }
 
@@ -110,7 +90,7 @@ template <class T>
 class token_blocks {
  public:
   token_blocks(std::string_view name, const heads_shape& shape, adjacent order)
-      : shape_(shape), strides_(bhld_strides(shape)), elements_(zeroed_memory<T>(name, shape)) {
+      : elements_(zeroed_memory<T>(name, shape)), shape_(shape), strides_(bhld_strides(shape)) {
     require(shape.heads >= 1, name, " has ", shape.heads, " heads, it should be at least 1");
     if (order == adjacent::blocks) {
       strides_.batch = strides_.head;
@@ -151,16 +131,16 @@ class token_blocks {
   }
 
  private:
-  /// All of a row is asked for at once, and the rows of some heads before the first is there. They
-  /// are too far apart for hardware to foresee: a token for each of 32 sequences took twice as
-  /// long.
+  /// All of a row is asked for at once, and a processor goes on to the next head's before the first
+  /// is there. They are too far apart for hardware to foresee: a token for each of 32 sequences
+  /// took twice as long.
   void prefetch(const T* row) const {
     for (index c = 0; c < shape_.width; c += per_line<T>) ATTN_PREFETCH(row + c, 3);
   }
 
+  std::vector<T, line_allocator<T>> elements_;
   heads_shape shape_;
   heads_strides strides_;
-  std::vector<T, line_allocator<T>> elements_;
 };
 
 /// The blocks of keys and those of values.

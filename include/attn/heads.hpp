@@ -5,8 +5,10 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <attn/held_matrix.hpp>
+#include <limits>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -48,6 +50,34 @@ namespace detail {
 inline void check_extents(std::string_view name, const heads_shape& shape) {
   require(shape.batch >= 0 && shape.heads >= 0 && shape.length >= 0 && shape.width >= 0, name,
           " has the shape ", shape, ", no extent should be negative");
+}
+
+/// Throws `std::length_error` with the parts joined, unless `ok`.
+template <class... Parts>
+void require_room(bool ok, const Parts&... parts) {
+  if (!ok) [[unlikely]] {
+    const std::string message = (to_text(parts) + ...);
+#if ATTN_HAS_EXCEPTIONS
+    throw std::length_error(message);
+#else
+    refuse(message);
+#endif
+  }
+}
+
+/// Elements of a shape. Throws `std::length_error` where they have more bytes than there are
+/// addresses for.
+inline index checked_size(std::string_view name, const heads_shape& shape, std::size_t bytes_each) {
+  check_extents(name, shape);
+  const index most = std::numeric_limits<index>::max() / static_cast<index>(bytes_each);
+  index size = 1;
+  for (const index extent : {shape.batch, shape.heads, shape.length, shape.width}) {
+    if (extent == 0) return 0;
+    require_room(size <= most / extent, name, " of ", to_text(shape),
+                 " elements is more than there are addresses for");
+    size *= extent;
+  }
+  return size;
 }
 
 /// Batch, heads, length and width one after the other in memory.
@@ -292,10 +322,8 @@ class heads_array {
 
   /// Keeps the elements where the shape stays; otherwise they are not set.
   void resize(const heads_shape& shape, heads_order order = heads_order::bhld) {
-    detail::check_extents("heads_array", shape);
-    if (shape.size() != shape_.size()) {
-      elements_ = allocated(shape.size());
-    }
+    const index size = detail::checked_size("heads_array", shape, sizeof(T));
+    if (size != shape_.size()) elements_ = allocated(size);
     shape_ = shape;
     order_ = order;
   }

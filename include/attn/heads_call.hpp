@@ -303,7 +303,7 @@ void fill_beyond_lengths(const heads_call<T, Stored>& call) {
 /// Whether all heads read what would leave little of a second cache: when they take turns at a
 /// block of queries, its rows of the mask come from memory once. Measured.
 template <class M>
-bool heads_share_a_large(const M& mask) {
+bool heads_share_large_mask(const M& mask) {
   index bytes = 0;
   each_in_memory(mask, [&](const auto& part) {
     const heads_shape& n = part.shape();
@@ -318,7 +318,7 @@ void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& sco
   using S = accumulator_t<T>;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
-  const bool in_turn = heads_share_a_large(mask);
+  const bool in_turn = heads_share_large_mask(mask);
   const auto sequence = [&](index b) {
     sequence_call<S> s = call(b);
     s.heads_in_turn = in_turn;

@@ -67,7 +67,7 @@ class page_pool {
   [[nodiscard]] std::size_t bytes() const { return tokens_.bytes(); }
 
   /// All keys: pages x heads x page_size x key_width. In memory all pages of a head lie side by
-  /// side, so that a sequence whose pages were taken in one go is read as if it had none.
+  /// side, so that a sequence whose pages follow one another is read as if it had none.
   [[nodiscard]] heads_view<T> keys() { return tokens_.key.view(); }
   [[nodiscard]] heads_view<const T> keys() const { return tokens_.key.view(); }
   /// All values: pages x heads x page_size x value_width, as the keys lie.
@@ -95,8 +95,9 @@ class page_pool {
     ++count(page);
   }
 
-  /// One fewer refers to a page; the last one frees it. Throws std::invalid_argument where nobody
-  /// does.
+  /// One fewer refers to a page; the last one frees it. Only for what the caller has taken or
+  /// shared: pages of a cache are given back by the cache. Throws std::invalid_argument where
+  /// nobody refers to it.
   void give_back(index page) {
     check_in_use(page);
     if (--count(page) == 0) free_.push_back(static_cast<std::int32_t>(page));
@@ -317,8 +318,9 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
   [[nodiscard]] detail::stored_tokens<T>& tokens() { return pool_->tokens_; }
 
   void cut(index b, index length) {
-    for (index n = pages_for(length); n < pages_for(this->length_of(b)); ++n) {
-      pool_->give_back(entries(b)[n]);
+    // The last first: so that whoever takes them next has them in the same order.
+    for (index n = pages_for(this->length_of(b)); n > pages_for(length); --n) {
+      pool_->give_back(entries(b)[n - 1]);
     }
   }
 

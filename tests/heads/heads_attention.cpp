@@ -336,6 +336,10 @@ TEST_CASE("the plan of a call on heads") {
   CHECK(attn::plan_of(d128, k128, k128).workspace_bytes <= 256 * 1024);
   const heads_array<Eigen::half> half({2, 3, 100, 8});
   CHECK_FALSE(attn::plan_of(half, half, half).fused);
+  const heads_array<Eigen::half> three({3, 3, 100, 8});
+  CHECK(missing([&] { attn::plan_of(half, three, three); }, {"key has 3 sequences"}) == "");
+  const auto two = any_heads<float>(g, {2, 3, 2100, 8});
+  CHECK(missing([&] { attn::plan_of(many, k, two); }, {"value has 3 heads, key has 2"}) == "");
 }
 
 // Each sequence's own reach counts, not the longest one's from where another begins.
@@ -366,6 +370,12 @@ TEST_CASE("an array that was moved from is empty, and can be used again") {
   CHECK(kept[0].view().shape().size() == 0);  // NOLINT(bugprone-use-after-move): as above
   const heads_array<float> copy = small;
   check_same(copy, small);
+}
+
+TEST_CASE("an array of more elements than there are addresses for") {
+  const index most = std::numeric_limits<index>::max();
+  CHECK_THROWS_AS(heads_array<float>({1, 1, most / 2, 4}), std::length_error);
+  CHECK_THROWS_AS(heads_array<float>({1, 1, most / 4 + 1, 1}), std::length_error);
 }
 
 TEST_CASE("nothing in, nothing out") {

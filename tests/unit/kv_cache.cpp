@@ -245,9 +245,9 @@ TEST_CASE("caches that make no sense are refused") {
   CHECK(message_of([] { ring({.capacity = 4}, 0); }) != "");
   const index huge = std::numeric_limits<index>::max() / 4;
   CHECK(message_of<std::length_error>([&] {
-          contiguous({.batch = 4, .capacity = huge, .key_width = 2});
+          contiguous({.batch = 4, .capacity = huge, .key_width = 8});
         }) == "contiguous_cache of 4 x 1 x " + std::to_string(huge) +
-                  " x 2 elements is more than there are addresses for");
+                  " x 8 elements is more than there are addresses for");
   CHECK(message_of([] { pool({.page_size = 0, .pages = 1}); }) ==
         "page_pool has a page_size of 0, it should be at least 1");
   CHECK(message_of([] { pool({.pages = -1}); }) != "");

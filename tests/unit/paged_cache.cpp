@@ -67,6 +67,23 @@ TEST_CASE("a fork shares full pages and goes on by itself") {
   CHECK(keys_of(cache, 1) == floats{0, 1, 2, 3, 4, 5});
 }
 
+TEST_CASE("pages that were given back are taken in the same order") {
+  const auto pool = pool_of(4, 2);
+  attn::paged_cache<float> cache(pool, 1);
+  const auto pages = [&] {
+    const auto table = cache.table(0);
+    return std::vector<int>(table.begin(), table.end());
+  };
+  cache.append(numbers(0, 8), numbers(0, 8));
+  CHECK(pages() == std::vector{0, 1, 2, 3});
+  cache.truncate(0, 2);
+  cache.append(numbers(0, 6), numbers(0, 6));
+  CHECK(pages() == std::vector{0, 1, 2, 3});
+  cache.clear();
+  cache.append(numbers(0, 3), numbers(0, 3));
+  CHECK(pages() == std::vector{0, 1});
+}
+
 // Truncated into a page that they share, two sequences go on: the first needs a copy of it, the
 // second has it to itself by then. One free page is enough for both, none is not.
 TEST_CASE("a shared page that became unfinished is copied before it is written to") {
