@@ -66,13 +66,14 @@ class page_pool {
   /// Bytes of the memory for keys and values, free pages too.
   [[nodiscard]] std::size_t bytes() const { return tokens_.bytes(); }
 
-  /// All keys: pages x heads x page_size x key_width. In memory all pages of a head lie side by
-  /// side, so that a sequence whose pages follow one another is read as if it had none.
+  /// @{
+  /// All keys, or values: pages x heads x page_size x width. In memory all pages of a head lie side
+  /// by side, so that a sequence whose pages follow one another is read as if it had none.
   [[nodiscard]] heads_view<T> keys() { return tokens_.key.view(); }
   [[nodiscard]] heads_view<const T> keys() const { return tokens_.key.view(); }
-  /// All values: pages x heads x page_size x value_width, as the keys lie.
   [[nodiscard]] heads_view<T> values() { return tokens_.value.view(); }
   [[nodiscard]] heads_view<const T> values() const { return tokens_.value.view(); }
+  /// @}
 
   /// How many refer to a page. Throws std::invalid_argument where there is no such page.
   [[nodiscard]] index references(index page) const {
