@@ -73,7 +73,7 @@ inline index checked_size(std::string_view name, const heads_shape& shape, std::
   index size = 1;
   for (const index extent : {shape.batch, shape.heads, shape.length, shape.width}) {
     if (extent == 0) return 0;
-    require_room(size <= most / extent, name, " of ", to_text(shape),
+    require_room(size <= most / extent, name, " of ", shape,
                  " elements is more than there are addresses for");
     size *= extent;
   }
