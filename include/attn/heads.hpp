@@ -322,9 +322,11 @@ class heads_array {
 
   /// Keeps the elements where the shape stays; otherwise they are not set.
   void resize(const heads_shape& shape, heads_order order = heads_order::bhld) {
-    const index size = detail::checked_size("heads_array", shape, sizeof(T));
-    if (size != shape_.size()) elements_ = allocated(size);
-    shape_ = shape;
+    if (shape != shape_) {
+      const index size = detail::checked_size("heads_array", shape, sizeof(T));
+      if (size != shape_.size()) elements_ = allocated(size);
+      shape_ = shape;
+    }
     order_ = order;
   }
 

@@ -259,6 +259,7 @@ TEST_CASE("weights of any scores sum to 1 on the way back") {
     check_sum_of_weights<double>(size);
   }
 }
+
 // With one result a query, dv_ji = P_ij: few queries are summed in another order on the way
 // forward, which for such scores decides what a weight is.
 template <class Scalar>
