@@ -187,10 +187,11 @@ plan plan_of(const Q& query, const K& key, const V& value, const attn::options& 
   using T = detail::heads_scalar<Q>;
   plan result;
   const auto q = detail::as_heads(query);
-  detail::check_batch_and_lengths<T>(q, detail::as_heads(key), detail::as_heads(value), options);
+  const auto k = detail::as_heads(key);
+  const auto v = detail::as_heads(value);
+  detail::check_batch_and_lengths<T>(q, k, v, options);
   if constexpr (detail::has_kernel<T>) {
-    const detail::viewed_keys<T> stored(detail::as_heads(key), detail::as_heads(value), q.batch(),
-                                        options.key_lengths);
+    const detail::viewed_keys<T> stored(k, v, q.batch(), options.key_lengths);
     const detail::heads_call<T, detail::viewed_keys<T>> call{q, stored, options};
     detail::check_heads(call, "key");
     result.fused = true;
