@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -137,6 +138,33 @@ inline std::string to_text(std::floating_point auto part) {
   return text;
 }
 
+/// A part of a message, which it refers to: a text, or what `to_text` turns into one.
+class message_part {
+ public:
+  constexpr explicit message_part(std::string_view text) : text_(text) {}
+  template <class T>
+    requires(!std::convertible_to<const T&, std::string_view>)
+  constexpr explicit message_part(const T& value)
+      : value_(&value),
+        text_of_([](const void* v) { return to_text(*static_cast<const T*>(v)); }) {}
+
+  friend std::string to_text(const message_part& part) {
+    return part.value_ == nullptr ? std::string(part.text_) : part.text_of_(part.value_);
+  }
+
+ private:
+  std::string_view text_;
+  const void* value_ = nullptr;
+  std::string (*text_of_)(const void*) = nullptr;
+};
+
+/// A message of parts, for where it is wanted: each call site takes little to compile.
+ATTN_NOINLINE inline std::string joined(std::initializer_list<message_part> parts) {
+  std::string message;
+  for (const message_part& part : parts) message += to_text(part);
+  return message;
+}
+
 [[noreturn]] inline void refuse(const std::string& message) {
 #if ATTN_HAS_EXCEPTIONS
   throw std::invalid_argument(message);
@@ -149,9 +177,8 @@ inline std::string to_text(std::floating_point auto part) {
 /// Throws `std::invalid_argument` with the parts joined, unless `ok`.
 template <class... Parts>
 constexpr void require(bool ok, const Parts&... parts) {
-  if (!ok) [[unlikely]] {
-    refuse((to_text(parts) + ...));
-  }
+  if (!ok) [[unlikely]]
+    refuse(joined({message_part(parts)...}));
 }
 
 /// x as a T. A finite number beyond the range of T becomes the largest of T, not infinity.

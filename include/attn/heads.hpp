@@ -56,7 +56,7 @@ inline void check_extents(std::string_view name, const heads_shape& shape) {
 template <class... Parts>
 void require_room(bool ok, const Parts&... parts) {
   if (!ok) [[unlikely]] {
-    const std::string message = (to_text(parts) + ...);
+    const std::string message = joined({message_part(parts)...});
 #if ATTN_HAS_EXCEPTIONS
     throw std::length_error(message);
 #else

@@ -253,7 +253,7 @@ void backward_block(const gradient_problem<T>& g, const gradient_rules<T>& rules
   problem<T> part = g.p;  // the walk goes over these keys alone
   part.first_key = begin;
   part.shape.keys = static_cast<std::int32_t>(end);
-  const query_block<T> walk{part, rules.scores, first, rows, {}, row, T(1), T(1)};
+  const query_rows<T> walk{part, rules.scores, first, rows, row};
   tile t;
   coverage seen = coverage::none;
   index key = first_tile(part);
@@ -294,13 +294,9 @@ index gradient_memory_size(const gradient_problem<T>& g) {
 template <class T>
 void backward(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first, index rows,
               index begin, index end, T* memory) {
-  if (rows <= width<T, 1>) {
-    backward_block<T, 1>(g, rules, first, rows, begin, end, memory);
-  } else if (rows <= width<T, 2>) {
-    backward_block<T, 2>(g, rules, first, rows, begin, end, memory);
-  } else {
-    backward_block<T, 3>(g, rules, first, rows, begin, end, memory);
-  }
+  with_vectors_of<T>(rows, [&](auto vectors) {
+    backward_block<T, vectors()>(g, rules, first, rows, begin, end, memory);
+  });
 }
 
 #if defined(ATTN_ENGINE_INSTANCE)

@@ -38,17 +38,20 @@ struct block_memory {
   }
 };
 
-/// One block of queries against all keys: what the steps below share.
+/// to[0 ... numbers) = x, for whole vectors.
 template <class T>
-struct query_block {
+ATTN_INLINE void fill(T* to, index numbers, T x) {
+  for (index i = 0; i < numbers; i += vec<T>::lanes) store(to + i, broadcast(x));
+}
+
+/// One block of queries against all keys: whose scores its tiles hold.
+template <class T>
+struct query_rows {
   const problem<T>& p;
   const score_rules<T>& rules;
   index first;
   index rows;
-  block_memory<T> at;
-  const std::int32_t* row;
-  T scale;  // what products are multiplied by to become scores,
-  T unit;   // and what the softmax still multiplies scores by
+  const std::int32_t* row;  // of each lane
 };
 
 /// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
@@ -74,7 +77,7 @@ tile trimmed(tile t, const score_rules<T>& rules) {
 
 /// The keys [key, key + keys) as the rows of a block see them.
 template <class T>
-tile tile_of(const query_block<T>& block, index key, index keys) {
+tile tile_of(const query_rows<T>& block, index key, index keys) {
   return {block.p.batch,
           block.p.head,
           block.row[0],
@@ -94,7 +97,7 @@ index first_tile(const problem<T>& p) {
 /// some of it, its ends are cut off where nothing is. False where there is no further tile. Asks
 /// for many tiles at once first, so that what a narrow window hides costs next to nothing.
 template <class T>
-bool find_tile(const query_block<T>& block, index& key, tile& t, coverage& seen) {
+bool find_tile(const query_rows<T>& block, index& key, tile& t, coverage& seen) {
   constexpr index keys_a_look = 32 * keys_a_tile;
   const score_rules<T>& rules = block.rules;
   const index end = block.p.shape.keys;
@@ -114,4 +117,25 @@ bool find_tile(const query_block<T>& block, index& key, tile& t, coverage& seen)
     return true;
   }
   return false;
+}
+
+/// Queries that are worked on at once.
+template <class T>
+inline constexpr index block_rows = width<T, vectors_a_block>;
+
+/// In how many vectors of lanes so many queries are worked on.
+template <class T>
+constexpr index vectors_of(index rows) {
+  return std::max<index>((rows + vec<T>::lanes - 1) / vec<T>::lanes, fewest_vectors);
+}
+
+/// work(number of vectors, known to the compiler) for a block of so many queries.
+template <class T, class Work>
+ATTN_INLINE void with_vectors_of(index rows, const Work& work) {
+  const index vectors = vectors_of<T>(rows);
+  if constexpr (fewest_vectors == 1) {
+    if (vectors == 1) return work(std::integral_constant<int, 1>());
+    if (vectors == 2) return work(std::integral_constant<int, 2>());
+  }
+  work(std::integral_constant<int, vectors_a_block>());
 }

@@ -1,10 +1,64 @@
 // The forward pass over one block of queries: score, change, mask, softmax, weighted sum, a tile of
 // keys at a time.
 
+/// Divides by the sums. Returns whether all is finite then; if not, care is next. The 0 that shows
+/// it is one that no compiler knows: with -fno-signed-zeros g++ 12 takes a vector times a constant
+/// 0 for 0, NaN or not.
+template <class T, int Vectors>
+ATTN_NOINLINE bool divide(const block_memory<T>& at, index value_depth) {
+  const vec<T> zero = broadcast(T(0));
+  vec<T> factor[Vectors];
+  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    factor[v] = load(at.factor + v * vec<T>::lanes);
+    finite[v] = factor[v] - factor[v];  // shows a sum that isn't where there are no values
+  }
+  T* out = at.out;
+  for (index c = 0; c < value_depth; ++c, out += width<T, Vectors>) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const vec<T> x = load(out + v * vec<T>::lanes) * factor[v];
+      finite[v] = finite[v] * x;
+      store(out + v * vec<T>::lanes, x);
+    }
+  }
+  bool all = true;
+  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
+  return all;
+}
+
+/// The stages in loops made for a number of vectors of lanes, the rest being the same code for any.
+template <class T>
+struct block_stages {
+  index lanes;
+  decltype(&score<T, 1, 1>) score;
+  decltype(&find_highest<T, 1>) find_highest;
+  decltype(&apply_mask<T, 1>) apply_mask;
+  decltype(&absorb<T, 1>) absorb;
+  decltype(&weighted_sum<T, 1, 1>) weighted_sum;
+  decltype(&divide<T, 1>) divide;
+};
+template <class T, int Vectors>
+inline constexpr block_stages<T> stages_of{
+    width<T, Vectors>,        score<T, rows_at_once, Vectors>,
+    find_highest<T, Vectors>, apply_mask<T, Vectors>,
+    absorb<T, Vectors>,       weighted_sum<T, rows_at_once, Vectors>,
+    divide<T, Vectors>};
+
+/// What the steps below share.
+template <class T>
+struct query_block : query_rows<T> {
+  const block_stages<T>& stages;
+  block_memory<T> at;
+  T scale;  // what products are multiplied by to become scores,
+  T unit;   // and what the softmax still multiplies scores by
+};
+
 /// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
 /// change, the product adds its scores to the mask where those are to be; a NaN or inf under the
 /// mask then shows in the sums, and `with_care` puts -inf in its place.
-template <class T, int Vectors>
+template <class T>
 void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage seen,
                    bool with_care) {
   const block_memory<T>& at = block.at;
@@ -12,22 +66,21 @@ void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage
   const bool masked = rules.biased || seen == coverage::some;
   const bool adds = masked && !rules.changes;
   if (adds) rules.write_mask(rules, s);
-  std::fill_n(at.tile_highest, width<T, Vectors>, -std::numeric_limits<T>::infinity());
+  fill(at.tile_highest, s.lanes, -std::numeric_limits<T>::infinity());
   const key_memory<T>& memory = block.p.memory;
   for (index j = 0; j < s.place.keys;) {
     const index keys = memory.together(s.place.key + j, s.place.keys - j);
-    score<T, rows_at_once, Vectors>(memory.key_at(s.place.key + j), at.query, block.p.depth,
-                                    block.scale, keys, adds, at.scores + j * s.lanes,
-                                    at.tile_highest);
+    block.stages.score(memory.key_at(s.place.key + j), at.query, block.p.depth, block.scale, keys,
+                       adds, at.scores + j * s.lanes, at.tile_highest);
     j += keys;
   }
   if (rules.changes) {
     rules.change_scores(rules, s);
-    find_highest<T, Vectors>(at.scores, s.place.keys, at.tile_highest);
+    block.stages.find_highest(at.scores, s.place.keys, at.tile_highest);
   }
   if (masked && (rules.changes || with_care)) {
     rules.write_mask(rules, {at.mask, s.lanes, s.place, s.row, s.offset});
-    apply_mask<T, Vectors>(at.mask, rules.changes, s.place.keys, at.scores, at.tile_highest);
+    block.stages.apply_mask(at.mask, rules.changes, s.place.keys, at.scores, at.tile_highest);
   }
 }
 
@@ -57,15 +110,15 @@ void copy_finite(const key_memory<T>& memory, index first, index keys, index val
 
 /// The weighted sum with care: a value that is not finite reaches only the lanes that see its key.
 /// The finite part goes through the same product as ever.
-template <class T, int Vectors>
+template <class T>
 ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const score_tile<T>& s,
                                           care with) {
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
   copy_finite(memory, s.place.key, s.place.keys, value_depth, with, at.finite, value_depth);
-  weighted_sum<T, rows_at_once, Vectors>(strided<const T>{at.finite, value_depth, 1}, s.scores,
-                                         s.place.keys, 0, value_depth, at.factor, at.second);
+  block.stages.weighted_sum(strided<const T>{at.finite, value_depth, 1}, s.scores, s.place.keys, 0,
+                            value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
     const strided<const T> value = memory.value_at(s.place.key + j);
     for (index c = 0; c < value_depth; ++c) {
@@ -80,7 +133,7 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
 }
 
 /// out = out · factor + Σ_j weights_j · value_j, over the pieces of memory that the tile lies in.
-template <class T, int Vectors>
+template <class T>
 void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
@@ -91,10 +144,9 @@ void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
   const index ahead = row_bytes <= widest_tile_ahead ? keys_a_tile : 8;
   for (index j = 0; j < s.place.keys;) {
     const index keys = memory.together(s.place.key + j, s.place.keys - j);
-    if (j > 0) std::fill_n(at.factor, s.lanes, T(1));
-    weighted_sum<T, rows_at_once, Vectors>(memory.value_at(s.place.key + j),
-                                           at.scores + j * s.lanes, keys, ahead, value_depth,
-                                           at.factor, at.out);
+    if (j > 0) fill(at.factor, s.lanes, T(1));
+    block.stages.weighted_sum(memory.value_at(s.place.key + j), at.scores + j * s.lanes, keys,
+                              ahead, value_depth, at.factor, at.out);
     j += keys;
   }
 }
@@ -121,42 +173,42 @@ soon_needed<T> soon_needed_by(const query_block<T>& block) {
 }
 
 /// Everything but the division by the sums: into `out`, or with care into `second`.
-template <class T, int Vectors>
+template <class T>
 void attend(const query_block<T>& block, care with) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
-  constexpr index lanes = width<T, Vectors>;
-  std::fill_n(with == care::none ? at.out : at.second, p.value_depth * lanes, T(0));
-  std::fill_n(at.sum, lanes, T(0));
-  std::fill_n(at.highest, lanes, -std::numeric_limits<T>::infinity());
+  const index lanes = block.stages.lanes;
+  fill(with == care::none ? at.out : at.second, p.value_depth * lanes, T(0));
+  fill(at.sum, lanes, T(0));
+  fill(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
   soon_needed<T> soon = soon_needed_by(block);
   tile t;
   coverage seen = coverage::none;
   for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
     const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
-    score_tile_of<T, Vectors>(block, s, seen, with != care::none);
+    score_tile_of(block, s, seen, with != care::none);
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
-      absorb<T, Vectors>(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
-                         softmax_state<T>{at.highest, at.sum, at.factor}, soon);
+      block.stages.absorb(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
+                          softmax_state<T>{at.highest, at.sum, at.factor}, soon);
     }
     if (p.dropout) write_factors<factors_are::multiplied>(s, p.dropout, at.scores);
     if (with != care::none) {
-      weighted_sum_with_care<T, Vectors>(block, s, with);
+      weighted_sum_with_care(block, s, with);
     } else {
-      weighted_sum_of<T, Vectors>(block, s);
+      weighted_sum_of(block, s);
     }
   }
 }
 
 /// Puts the sink among the sums, writes the logarithm of the sums where it is asked for, and leaves
 /// in `factor` what exp(s - highest) is multiplied by to become a weight: 0 where all sums are.
-template <class T, int Vectors>
+template <class T>
 void find_factors(const query_block<T>& block) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
-  constexpr index lanes = width<T, Vectors>;
+  const index lanes = block.stages.lanes;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   if (p.sink == lowest && p.log_sum_exp.data == nullptr) {
     const vec<T> zero = broadcast(T(0));
@@ -166,7 +218,7 @@ void find_factors(const query_block<T>& block) {
     }
     return;
   }
-  std::fill_n(at.factor, lanes, T(0));
+  fill(at.factor, lanes, T(0));
   for (index w = 0; w < block.rows; ++w) {
     T m = at.highest[w] * block.unit;
     T l = at.sum[w];
@@ -185,43 +237,16 @@ void find_factors(const query_block<T>& block) {
   }
 }
 
-/// Divides by the sums. Returns whether all is finite then; if not, care is next. The 0 that shows
-/// it is one that no compiler knows: with -fno-signed-zeros g++ 12 takes a vector times a constant
-/// 0 for 0, NaN or not.
-template <class T, int Vectors>
-bool divide(const query_block<T>& block) {
-  const block_memory<T>& at = block.at;
-  const vec<T> zero = broadcast(T(0));
-  vec<T> factor[Vectors];
-  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
-  ATTN_UNROLL
-  for (int v = 0; v < Vectors; ++v) {
-    factor[v] = load(at.factor + v * vec<T>::lanes);
-    finite[v] = factor[v] - factor[v];  // shows a sum that isn't where there are no values
-  }
-  T* out = at.out;
-  for (index c = 0; c < block.p.value_depth; ++c, out += width<T, Vectors>) {
-    ATTN_UNROLL
-    for (int v = 0; v < Vectors; ++v) {
-      const vec<T> x = load(out + v * vec<T>::lanes) * factor[v];
-      finite[v] = finite[v] * x;
-      store(out + v * vec<T>::lanes, x);
-    }
-  }
-  bool all = true;
-  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
-  return all;
-}
-
 /// What is finite in `out` is right: whatever hid or overflowed shows. The rest comes from
 /// `second`. A row whose sum is 0 is 0. Returns whether all is finite now.
-template <class T, int Vectors>
+template <class T>
 ATTN_NOINLINE bool divide_with_care(const query_block<T>& block, care with) {
   const block_memory<T>& at = block.at;
   const vec<T> zero = broadcast(T(0));
   bool finite = true;
-  for (index i = 0; i < block.p.value_depth * width<T, Vectors>; i += vec<T>::lanes) {
-    const index w = i % width<T, Vectors>;
+  const index lanes = block.stages.lanes;
+  for (index i = 0; i < block.p.value_depth * lanes; i += vec<T>::lanes) {
+    const index w = i % lanes;
     const vec<T> x = load(at.out + i);
     const vec<T> careful =
         (load(at.second + i) * load(at.factor + w)) * broadcast(1 / shrinking<T>(with));
@@ -234,11 +259,11 @@ ATTN_NOINLINE bool divide_with_care(const query_block<T>& block, care with) {
 }
 
 /// The weights of the rows, in a second pass over the scores, after `find_factors`.
-template <class T, int Vectors>
+template <class T>
 ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
-  constexpr index lanes = width<T, Vectors>;
+  const index lanes = block.stages.lanes;
   const auto hide_until = [&](index from, index to) {
     for (index i = 0; i < block.rows; ++i) {
       for (index j = from; j < to; ++j) {
@@ -251,11 +276,10 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   index done = 0;
   for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
     hide_until(done, t.key);
-    score_tile_of<T, Vectors>(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen,
-                              with_care);
+    score_tile_of(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen, with_care);
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
-    weigh<T, Vectors>(at.scores, t.keys, bits<T>(block.unit),
-                      softmax_state<T>{at.highest, at.sum, at.factor});
+    weigh(at.scores, t.keys, lanes, bits<T>(block.unit),
+          softmax_state<T>{at.highest, at.sum, at.factor});
     lanes_to_rows(at.scores, lanes, p.weights.from(block.first, t.key), block.rows, t.keys);
     done = t.key + t.keys;
   }
@@ -268,12 +292,12 @@ bool is_power_of_2(T x) {
   return std::frexp(x, &exponent) == T(0.5);
 }
 
-/// The rows first ... first + rows of the result, at most as many as there are lanes.
-template <class T, int Vectors>
+/// Rows [first, first + rows) of the result, at most as many as there are lanes.
+template <class T>
 void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
-                   T* memory) {
-  constexpr index lanes = width<T, Vectors>;
-  std::int32_t row[lanes];
+                   const block_stages<T>& stages, T* memory) {
+  const index lanes = stages.lanes;
+  std::int32_t row[block_rows<T>];
   for (index w = 0; w < lanes; ++w) {
     row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
   }
@@ -281,33 +305,26 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   // difference of two products overflows, the smaller has no weight at such a scale either.
   const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
                       is_power_of_2(p.scale);
-  const query_block<T> block{p,
-                             rules,
-                             first,
-                             rows,
+  const query_block<T> block{{p, rules, first, rows, row},
+                             stages,
                              block_memory<T>::of(memory, p.depth, p.value_depth,
                                                  std::min(keys_a_tile, p.shape.keys), lanes),
-                             row,
                              folded ? T(1) : p.scale,
                              folded ? p.scale : T(1)};
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
-  attend<T, Vectors>(block, care::none);
-  find_factors<T, Vectors>(block);
-  const bool with_care = !divide<T, Vectors>(block);
+  attend(block, care::none);
+  find_factors(block);
+  const bool with_care = !stages.divide(block.at, p.value_depth);
   bool finite = !with_care;
   for (const care with : {care::exact, care::shrunk}) {
     if (finite) break;
-    attend<T, Vectors>(block, with);
-    find_factors<T, Vectors>(block);
-    finite = divide_with_care<T, Vectors>(block, with);
+    attend(block, with);
+    find_factors(block);
+    finite = divide_with_care(block, with);
   }
   lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
-  if (p.weights.data != nullptr) write_weights<T, Vectors>(block, with_care);
+  if (p.weights.data != nullptr) write_weights(block, with_care);
 }
-
-/// Queries that are worked on at once.
-template <class T>
-inline constexpr index block_rows = width<T, vectors_a_block>;
 
 /// Numbers that `forward` needs to work in, whatever the number of queries.
 template <class T>
@@ -320,21 +337,16 @@ constexpr index most_memory(index depth, index value_depth, index keys) {
 template <class T>
 index memory_size(const problem<T>& p) {
   const index rows = std::min(block_rows<T>, index{p.shape.queries});
-  const index vectors = (rows + vec<T>::lanes - 1) / vec<T>::lanes;
   return block_memory<T>::size(p.depth, p.value_depth, std::min(keys_a_tile, p.shape.keys),
-                               vectors * vec<T>::lanes);
+                               vectors_of<T>(rows) * vec<T>::lanes);
 }
 
 /// Rows [first, first + rows) of the result, at most block_rows<T>, in as few vectors as they fill.
 template <class T>
 void forward(const problem<T>& p, const score_rules<T>& rules, index first, index rows, T* memory) {
-  if (rows <= width<T, 1>) {
-    forward_block<T, 1>(p, rules, first, rows, memory);
-  } else if (rows <= width<T, 2>) {
-    forward_block<T, 2>(p, rules, first, rows, memory);
-  } else {
-    forward_block<T, 3>(p, rules, first, rows, memory);
-  }
+  with_vectors_of<T>(rows, [&](auto vectors) {
+    forward_block(p, rules, first, rows, stages_of<T, vectors()>, memory);
+  });
 }
 
 #if defined(ATTN_ENGINE_INSTANCE)

@@ -232,13 +232,14 @@ void tangent_rows(const tangent_problem<T>& d, const gradient_rules<T>& rules, i
   sums.highest = at.highest;
   sums.sum = at.sum;
   sums.factor = at.factor;
-  const query_block<T> walk{p, rules.scores, first, rows, sums, row, T(1), T(1)};
+  const query_block<T> walk{
+      {p, rules.scores, first, rows, row}, stages_of<T, Vectors>, sums, T(1), T(1)};
   tile t;
   coverage seen = coverage::none;
   for (index key = first_tile(p); find_tile(walk, key, t, seen); key += keys_a_tile) {
     tangent_tile<T, Vectors>(block, {at.scores, lanes, t, row, p.shape.offset}, seen);
   }
-  find_factors<T, Vectors>(walk);
+  find_factors(walk);
   divide_tangents(block, lanes);
   lanes_to_rows(at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
   lanes_to_rows(at.out_tangent, lanes, d.out.from(first, 0), rows, p.value_depth);
@@ -249,13 +250,8 @@ void tangent_rows(const tangent_problem<T>& d, const gradient_rules<T>& rules, i
 template <class T>
 void tangent(const tangent_problem<T>& d, const gradient_rules<T>& rules, index first, index rows,
              T* memory) {
-  if (rows <= width<T, 1>) {
-    tangent_rows<T, 1>(d, rules, first, rows, memory);
-  } else if (rows <= width<T, 2>) {
-    tangent_rows<T, 2>(d, rules, first, rows, memory);
-  } else {
-    tangent_rows<T, 3>(d, rules, first, rows, memory);
-  }
+  with_vectors_of<T>(
+      rows, [&](auto vectors) { tangent_rows<T, vectors()>(d, rules, first, rows, memory); });
 }
 
 /// Numbers that `tangent` needs to work in, whatever the lengths beyond a block and a tile.

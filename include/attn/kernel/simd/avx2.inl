@@ -96,6 +96,8 @@ struct flush_small {
 inline constexpr int rows_at_once = 4;
 /// Steps of the products' loop at once: two would need more registers than there are.
 inline constexpr int steps_at_once = 1;
+/// The fewest vectors in a block of queries.
+inline constexpr int fewest_vectors = 1;
 /// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 256;

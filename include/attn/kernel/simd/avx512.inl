@@ -110,6 +110,8 @@ inline constexpr int rows_at_once = 8;
 /// Steps of the products' loop at once, 1 or 2: two leave more of its time to the products, where
 /// the addresses they need have registers.
 inline constexpr int steps_at_once = 2;
+/// The fewest vectors in a block of queries.
+inline constexpr int fewest_vectors = 1;
 /// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 1024;

@@ -88,6 +88,8 @@ struct flush_small {
 inline constexpr int rows_at_once = 8;
 /// Steps of the products' loop at once, 1 or 2.
 inline constexpr int steps_at_once = 1;
+/// The fewest vectors in a block of queries.
+inline constexpr int fewest_vectors = 1;
 /// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
 /// push each other out of the first cache. As of AVX2, not measured.
 inline constexpr int widest_tile_ahead = 256;

@@ -128,6 +128,9 @@ struct flush_small {
 inline constexpr int rows_at_once = 4;
 /// Steps of the products' loop at once: two would need more registers than there are.
 inline constexpr int steps_at_once = 1;
+/// The fewest vectors in a block of queries, as many as there are at most on processors that hardly
+/// ever run this: what they would save with fewer, everyone would pay for when compiling.
+inline constexpr int fewest_vectors = ATTN_X86 ? vectors_a_block : 1;
 /// The widest rows of values, in bytes, of which a whole tile is asked for ahead: wider ones would
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 256;
