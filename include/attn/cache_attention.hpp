@@ -7,7 +7,7 @@
 namespace attn::inline ATTN_ABI {
 namespace detail {
 
-/// Throws where an output overlaps what a sequence has in a cache, page by page.
+/// Throws where an output overlaps what a sequence has in a cache.
 template <class T>
 void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, index heads,
                    index key_width, index value_width) {
@@ -19,19 +19,25 @@ void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, ind
   const auto bytes = [&](const T* data, index width, const heads_strides& by) {
     return footprint_of(heads_view<const T>(data, {1, heads, rows, width}, by));
   };
-  for (index n = first; n <= last; ++n) {
-    if (key_width > 0) {
-      outputs.require_apart_from("the cache",
-                                 bytes(keys.key + page(n) * keys.key_page, key_width,
-                                       {0, keys.key_head, keys.key_row, keys.key_col}));
+  const auto check = [&](const T* data, index width, index page_stride, const heads_strides& by) {
+    if (width == 0) return;
+    const auto of_page = [&](index n) { return bytes(data + page(n) * page_stride, width, by); };
+    if (keys.table == nullptr) return outputs.require_apart_from("the cache", of_page(first));
+    // Seldom does anything lie between the first and the last of the pages in memory: then it is
+    // looked at page by page.
+    footprint all = of_page(first);
+    const auto [low, high] = std::minmax_element(keys.table + first, keys.table + last + 1);
+    for (const std::int32_t* const end : {low, high}) {
+      const footprint one = of_page(end - keys.table);
+      all.begin = std::min(all.begin, one.begin);
+      all.end = std::max(all.end, one.end);
     }
-    if (value_width > 0) {
-      outputs.require_apart_from("the cache",
-                                 bytes(keys.value + page(n) * keys.value_page, value_width,
-                                       {0, keys.value_head, keys.value_row, keys.value_col}));
-    }
-    if (keys.table == nullptr) break;  // a single page
-  }
+    if (!outputs.overlap({all.begin, all.end, 0, all.end - all.begin})) return;
+    for (index n = first; n <= last; ++n) outputs.require_apart_from("the cache", of_page(n));
+  };
+  check(keys.key, key_width, keys.key_page, {0, keys.key_head, keys.key_row, keys.key_col});
+  check(keys.value, value_width, keys.value_page,
+        {0, keys.value_head, keys.value_row, keys.value_col});
 }
 
 template <class T, class Cache, class M, class F>
@@ -98,8 +104,8 @@ auto scaled_dot_product_attention(const Q& query, const Cache& cache,
 }
 
 /// The same into memory of the caller's, a view or an array. With a workspace in the options, a
-/// call after the first of its kind allocates nothing on the calling thread, but where the keys are
-/// twice as many as when memory for partial results last grew.
+/// call after the first of its kind allocates nothing on the calling thread, however many tokens
+/// are appended, but where one of a batch has more of a page_pool's tokens than its share.
 template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,

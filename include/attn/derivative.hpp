@@ -83,8 +83,9 @@ S derivative(const F& score_mod, S s, position at) {
   } else {
     static_assert(TakesDual<F, S>,
                   "attn: this score change has no derivative: let it take its score as auto, so "
-                  "that it can be called with an attn::dual (and calls functions without std::, as "
-                  "in `using std::tanh; tanh(s)`), or give its derivative as well: "
+                  "that it can be called with an attn::dual (attn/dual.hpp lists the functions of "
+                  "one: attn::math::tanh(s), say, or without std::, `using std::sqrt; sqrt(s)`), "
+                  "or give its derivative as well: "
                   "attn::with_derivative(function, derivative).");
     return s;
   }

@@ -82,8 +82,9 @@ struct dual {
   /// @}
 
   /// @{
-  /// As of numbers, with the derivative that follows. Found without std:: before them.
-  friend constexpr dual abs(dual x) { return x.value < 0 ? -x : x; }
+  /// As of numbers, with the derivative that follows; that of abs is 0 at 0. Found without std::
+  /// before them.
+  friend constexpr dual abs(dual x) { return x.value == 0 ? dual() : x.value < 0 ? -x : x; }
   friend dual sqrt(dual x) {
     const T root = std::sqrt(x.value);
     return {root, times(x.derivative, 1 / (2 * root))};

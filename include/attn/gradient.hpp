@@ -215,14 +215,16 @@ void backward_of_heads(const gradients& to, const forward_pass& from,
                        const heads_view<const T>& query, const heads_view<const T>& key,
                        const heads_view<const T>& value, const M& mask, const F& score_mod,
                        const options& options, given_as form) {
-  check_batch_and_lengths(query, key, value, options);
-  const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
-  const heads_call<T, viewed_keys<T>> call{query, stored, options};
-  check_heads(call, "key");
-  check_rules(call, key.length(), mask, score_mod);
-  gradient_pass<T, viewed_keys<T>, M, F> pass(call, mask, score_mod, to, form, {});
-  pass.check(key, value, from);
-  pass.run();
+  if constexpr (has_kernel<T>) {  // else the message is enough
+    check_batch_and_lengths(query, key, value, options);
+    const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
+    const heads_call<T, viewed_keys<T>> call{query, stored, options};
+    check_heads(call, "key");
+    check_rules(call, key.length(), mask, score_mod);
+    gradient_pass<T, viewed_keys<T>, M, F> pass(call, mask, score_mod, to, form, {});
+    pass.check(key, value, from);
+    pass.run();
+  }
 }
 
 template <class T, class M, class F>
@@ -230,17 +232,19 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
                         const heads_view<const T>& query, const heads_view<const T>& key,
                         const heads_view<const T>& value, const packed_starts& starts,
                         const M& mask, const F& score_mod, const options& options) {
-  attn::options inputs = options;  // without results of the forward pass
-  inputs.weights = {};
-  check_packed_call(query, key, value, starts, inputs);
-  const packed_keys<T> stored(key, value, starts.key);
-  const heads_call<T, packed_keys<T>> call{query, stored, inputs, starts.query};
-  check_heads(call, "key");
-  check_rules(call, stored.longest(), mask, score_mod);
-  gradient_pass<T, packed_keys<T>, M, F> pass(call, mask, score_mod, to, given_as::heads,
-                                              starts.key);
-  pass.check(key, value, from);
-  pass.run();
+  if constexpr (has_kernel<T>) {     // else the message is enough
+    attn::options inputs = options;  // without results of the forward pass
+    inputs.weights = {};
+    check_packed_call(query, key, value, starts, inputs);
+    const packed_keys<T> stored(key, value, starts.key);
+    const heads_call<T, packed_keys<T>> call{query, stored, inputs, starts.query};
+    check_heads(call, "key");
+    check_rules(call, stored.longest(), mask, score_mod);
+    gradient_pass<T, packed_keys<T>, M, F> pass(call, mask, score_mod, to, given_as::heads,
+                                                starts.key);
+    pass.check(key, value, from);
+    pass.run();
+  }
 }
 
 }  // namespace detail
@@ -273,7 +277,8 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
 /// executor.
 ///
 /// Throws std::invalid_argument as the forward pass does, and where a result of it does not fit,
-/// or an output has another type or size, or shares memory with an input or another output.
+/// or an output has another type or size, or shares memory with an input or another output. What a
+/// function of the caller's throws reaches the caller; the gradients are unspecified then.
 template <class Q, class K, class V, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_backward(const gradients& to, const forward_pass& from,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <attn/heads.hpp>
 #include <attn/integers.hpp>
+#include <attn/memory_overlap.hpp>
 #include <attn/stored_keys.hpp>
 #include <new>
 #include <optional>
@@ -157,7 +158,7 @@ struct stored_tokens {
 
   [[nodiscard]] std::size_t bytes() const { return key.bytes() + value.bytes(); }
 
-  /// How to read `length` tokens that start in a block.
+  /// How to read `length` tokens that start in a block, of as many as it has rows.
   [[nodiscard]] stored_keys<T> at(index block, index length) const {
     return {.key = key.data() + block * key.strides().batch,
             .value = value.data() + block * value.strides().batch,
@@ -165,7 +166,8 @@ struct stored_tokens {
             .key_row = key.strides().row,
             .value_head = value.strides().head,
             .value_row = value.strides().row,
-            .length = length};
+            .length = length,
+            .capacity = key.shape().length};
   }
 };
 
@@ -203,9 +205,9 @@ class growing_cache {
   [[nodiscard]] const std::vector<index>& lengths() const { return lengths_; }
 
   /// Appends n tokens to each sequence. key: batch x heads x n x key_width, value: batch x heads x
-  /// n x value_width; views or arrays in any order of memory that is not the cache's own. Throws
-  /// std::invalid_argument where shapes differ and std::length_error where there is no room; the
-  /// cache is then as before. Allocates nothing.
+  /// n x value_width; views or arrays in any order of memory. Throws std::invalid_argument where
+  /// shapes differ or that memory is the cache's own, and std::length_error where there is no room;
+  /// the cache is then as before. Allocates nothing.
   template <HeadsLike K, HeadsLike V>
   void append(const K& key, const V& value) {
     append_to(0, batch(), {view(key), view(value)});
@@ -296,6 +298,8 @@ class growing_cache {
       require(tokens.count(n) >= 0 && tokens.count(n) <= length, "counts[", n, "] is ",
               tokens.count(n), ", it should be within 0 ... ", length);
     }
+    check_is_apart("key", tokens.key);
+    check_is_apart("value", tokens.value);
     self().make_room(first, tokens);
     for (index n = 0; n < sequences; ++n) store(first + n, n, tokens);
   }
@@ -306,6 +310,14 @@ class growing_cache {
     require(shape.batch == sequences && shape.heads == heads_ && shape.width == width, name, " is ",
             shape.batch, " x ", shape.heads, " x ", shape.length, " x ", shape.width,
             ", it should be ", sequences, " x ", heads_, " x any x ", width);
+  }
+
+  void check_is_apart(std::string_view name, const heads_view<const T>& tokens) {
+    const footprint read = range_of(tokens);
+    const stored_tokens<T>& mine = std::as_const(self().tokens());
+    const bool inside = may_overlap(read, range_of(mine.key.view())) ||
+                        may_overlap(read, range_of(mine.value.view()));
+    require(!inside, name, " lies in the memory of the cache: append a copy of it");
   }
 
   void store(index b, index from, const new_tokens<T>& tokens) {

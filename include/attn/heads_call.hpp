@@ -69,6 +69,7 @@ struct heads_call {
     s.log_sum_exp_head = log_sum_exp.strides().head;
     s.weights_head = weights.strides().head;
     s.sinks = &options.sink;
+    s.capacity = keys.capacity;
     p.dropout = dropping(options.dropout);
     if (s.heads > 0) p.sink = static_cast<S>(options.sink.of(0));
     return s;
@@ -192,6 +193,12 @@ class heads_outputs {
 
   void add_input(std::string_view name, const footprint& bytes) {
     inputs_[input_count_++] = {name, bytes};
+  }
+
+  /// Whether an output that was checked overlaps memory.
+  [[nodiscard]] bool overlap(const footprint& bytes) const {
+    return std::any_of(outputs_, outputs_ + count_,
+                       [&](const auto& output) { return may_overlap(output.bytes, bytes); });
   }
 
   /// More that is read: throws where an output that was checked overlaps it.

@@ -4,6 +4,13 @@
 #include <attn/output.hpp>
 
 namespace attn::inline ATTN_ABI {
+namespace detail {
+
+/// Numbers in memory.
+template <class M>
+concept Readable = PlainMatrix<M> || MatrixView<M> || HeadsLike<M>;
+
+}  // namespace detail
 
 /// A reference to a matrix or vector in memory, or to a view or array of heads. What is referred to
 /// must outlive the call. A row of numbers may lie either way.
@@ -33,6 +40,16 @@ class input {
   input(const heads_array<T>& array)  // NOLINT(google-explicit-constructor): as above
       : input(array.view()) {}
   /// @}
+
+  /// What has no numbers in memory does not compile.
+  template <class M>
+    requires(!detail::Readable<M> && !std::is_same_v<M, input>)
+  input(const M&) {  // NOLINT(google-explicit-constructor): as above
+    static_assert(detail::Readable<M>,
+                  "attn: this should be a matrix or vector in memory, a Map, Block or Ref of one, "
+                  "a heads_view or a heads_array: evaluate an expression into a matrix first, and "
+                  "refer to other containers by an Eigen::Map.");
+  }
 
   /// Whether anything is given.
   [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
@@ -67,7 +84,8 @@ class input {
 
  private:
   [[nodiscard]] bool lies_down(const heads_shape& shape) const {
-    return !is_heads_ && shape.width == 1 && shape_.length == 1 && shape_.width == shape.length;
+    return !is_heads_ && (shape.width == 1 || shape.length == 1) && shape_ != shape &&
+           shape_.length == shape.width && shape_.width == shape.length;
   }
 
   std::string_view element_;

@@ -73,10 +73,20 @@ struct sequence_call {
   index weights_head = 0;
   const attn::sinks* sinks = nullptr;  // one or one a head
   bool heads_in_turn = false;          // whether they take turns at a block of queries
+  index capacity = 0;                  // keys that there will be at most, where that is known
 
   [[nodiscard]] index group() const { return heads / key_heads; }
   /// Chunks lie on a fixed grid of keys; those that are no longer in memory are left out.
   [[nodiscard]] index first_chunk() const { return first.first_key / kernel::keys_a_chunk; }
+
+  /// With all the keys that there can be, and as many more as a first chunk may lack.
+  [[nodiscard]] sequence_call when_full() const {
+    sequence_call full = *this;
+    const index keys = (first_chunk() + 1) * kernel::keys_a_chunk + capacity;
+    full.first.shape.keys =
+        static_cast<std::int32_t>(std::min<index>(keys, std::numeric_limits<std::int32_t>::max()));
+    return full;
+  }
 
   [[nodiscard]] kernel::problem<S> head(index h) const {
     kernel::problem<S> p = first;
@@ -293,24 +303,36 @@ template <std::size_t StackBytes, class S, class Sequence>
 void run_kernel(simd set, index batch, const Sequence& sequence,
                 const kernel::score_rules<S>& rules, const options& options) {
   const kernel::engine_functions<S> engine = kernel::engine_on<S>(set);
-  if (batch == 1 && run_at_once<StackBytes, S>(sequence(0), engine, rules, options)) return;
+  if (batch == 1) {
+    const auto& s = sequence(0);
+    if (s.capacity == 0 && run_at_once<StackBytes, S>(s, engine, rules, options)) return;
+  }
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
 
   task_starts starts(batch, memory);
   index numbers = 0;
+  index partials_when_full = 0;  // so that a cache that grows takes memory only once
   for (index b = 0; b < batch; ++b) {
-    const sequence_tasks tasks = tasks_of<S>(sequence(b), engine, options);
+    const auto& s = sequence(b);
+    const sequence_tasks tasks = tasks_of<S>(s, engine, options);
     starts.add(b, tasks);
     numbers = std::max(numbers, tasks.memory);
+    if (s.capacity == 0) continue;
+    const sequence_tasks full = tasks_of<S>(s.when_full(), engine, options);
+    numbers = std::max(numbers, full.memory);
+    partials_when_full += full.partials;
   }
   // Enough for the few queries of any fixed sizes that Eigen keeps on the stack.
   alignas(kernel::workspace_alignment) std::byte few_partials[16384];
   void* partials = few_partials;
   std::optional<workspace::lease> many_partials;
   const std::size_t partial_bytes = static_cast<std::size_t>(starts.end().partial) * sizeof(S);
-  if (partial_bytes > sizeof few_partials) {
-    many_partials.emplace(memory, std::bit_ceil(partial_bytes));  // grows seldom as keys are added
+  const std::size_t bytes_when_full = static_cast<std::size_t>(partials_when_full) * sizeof(S);
+  if (std::max(partial_bytes, bytes_when_full) > sizeof few_partials) {
+    // Where it is not known how many there will be, it grows seldom as keys are added.
+    many_partials.emplace(
+        memory, partial_bytes <= bytes_when_full ? bytes_when_full : std::bit_ceil(partial_bytes));
     partials = many_partials->data();
   }
   const auto partials_of = [&](index b) { return static_cast<S*>(partials) + starts[b].partial; };

@@ -76,7 +76,9 @@ class contiguous_cache : public detail::growing_cache<contiguous_cache<T>, T> {
 };
 
 /// The latest tokens of a sequence, for attention through a window: the token at position j lies in
-/// slot j % capacity, and overwrites the one that lay there. Memory as of a contiguous_cache.
+/// slot j % capacity, and overwrites the one that lay there. Memory as of a contiguous_cache. What
+/// `truncate` leaves is enough for the next token; a query at the last token that is left may lack
+/// the first key of its window.
 template <class T>
 class ring_cache : public detail::growing_cache<ring_cache<T>, T> {
   using base = detail::growing_cache<ring_cache, T>;

@@ -123,6 +123,24 @@ footprint footprint_of(const heads_view<T>& view) {
           runs ? bytes(w.count[1]) : bytes(span)};
 }
 
+/// All bytes from the first to the last of a view.
+template <class T>
+footprint range_of(const heads_view<T>& view) {
+  if (view.shape().size() == 0) return {};
+  const heads_shape& n = view.shape();
+  const heads_strides& by = view.strides();
+  index low = 0, high = 1;
+  for (const index last : {by.batch * (n.batch - 1), by.head * (n.heads - 1),
+                           by.row * (n.length - 1), by.col * (n.width - 1)}) {
+    (last < 0 ? low : high) += last;
+  }
+  const auto at = [&](index element) {
+    return reinterpret_cast<std::uintptr_t>(view.data()) +
+           static_cast<std::uintptr_t>(element) * sizeof(T);
+  };
+  return {at(low), at(high), 0, at(high) - at(low)};
+}
+
 template <class T>
 bool overlaps_itself(const heads_view<T>& view) {
   return view.shape().size() != 0 && walk_of(view).repeats;

@@ -2,46 +2,42 @@
 // attended to once, for keys on several machines.
 #pragma once
 
-#include <attn/heads.hpp>
+#include <attn/input.hpp>
+#include <attn/memory_overlap.hpp>
 #include <attn/stages.hpp>
 #include <cmath>
 #include <limits>
 
 namespace attn::inline ATTN_ABI {
+namespace detail {
 
-/// Puts results over disjoint sets of keys together, in place, row by row:
-///
-///     m = max(a, b);  out = (exp(a - m) out + exp(b - m) other) / (exp(a - m) + exp(b - m))
-///     a = m + ln(exp(a - m) + exp(b - m))         with a, b the log-sum-exps
-///
-/// which is the attention to all of the keys, up to rounding (Liu, Zaharia, Abbeel: Ring Attention
-/// with Blockwise Transformers, 2023, §3). A result over no keys is (0, -inf) and changes nothing.
-/// Leave sinks out of the parts: add one last by merging with (0, sink).
-///
-/// out, other_out: L x dv; log_sum_exp, other_log_sum_exp: L numbers; of one scalar type. Throws
-/// std::invalid_argument where shapes differ; nothing is written then.
+/// Throws where what is written shares memory with anything else, as far as that has memory: not so
+/// expressions.
 template <class O, class L, class P, class N>
-void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
+void check_apart(const O& out, const L& log_sum_exp, const P& other_out,
+                 const N& other_log_sum_exp) {
+  const auto apart = []<class A, class B>(std::string_view name, const A& a,
+                                          std::string_view other_name, const B& b) {
+    if constexpr (Readable<A> && Readable<B>) {
+      require(!may_overlap(footprint_of(a), footprint_of(b)), name, " overlaps ", other_name,
+              " in memory");
+    }
+  };
+  apart("out", out, "log_sum_exp", log_sum_exp);
+  apart("out", out, "other_out", other_out);
+  apart("out", out, "other_log_sum_exp", other_log_sum_exp);
+  apart("log_sum_exp", log_sum_exp, "other_out", other_out);
+  apart("log_sum_exp", log_sum_exp, "other_log_sum_exp", other_log_sum_exp);
+}
+
+/// `merge_into` after its checks.
+template <class O, class L, class P, class N>
+void merge_rows(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
                 const Eigen::DenseBase<P>& other_out,
                 const Eigen::DenseBase<N>& other_log_sum_exp) {
-  using scalar = typename L::Scalar;
-  static_assert(std::is_same_v<scalar, typename N::Scalar>,
-                "attn: both log-sum-exps should have one scalar type.");
-  static_assert(std::is_same_v<typename O::Scalar, typename P::Scalar>,
-                "attn: both results should have one scalar type.");
-  detail::require(other_out.rows() == out.rows() && other_out.cols() == out.cols(), "other_out is ",
-                  other_out.rows(), " x ", other_out.cols(), ", out is ", out.rows(), " x ",
-                  out.cols());
-  const auto require_vector = [&](std::string_view name, index rows, index cols) {
-    detail::require(rows == 1 || cols == 1, name, " is ", rows, " x ", cols,
-                    ", it should be a vector");
-    detail::require(rows * cols == out.rows(), name, " has ", rows * cols, " numbers, out has ",
-                    out.rows(), " rows");
-  };
-  require_vector("log_sum_exp", log_sum_exp.rows(), log_sum_exp.cols());
-  require_vector("other_log_sum_exp", other_log_sum_exp.rows(), other_log_sum_exp.cols());
   using std::exp;
   using std::log;
+  using scalar = typename L::Scalar;
   const scalar lowest = -std::numeric_limits<scalar>::infinity();
   const auto at = [](auto& vector, index i) -> decltype(auto) {
     return vector.rows() == 1 ? vector.derived().coeffRef(0, i) : vector.derived().coeffRef(i, 0);
@@ -72,6 +68,44 @@ void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
   }
 }
 
+}  // namespace detail
+
+/// Puts results over disjoint sets of keys together, in place, row by row:
+///
+///     m = max(a, b);  out = (exp(a - m) out + exp(b - m) other) / (exp(a - m) + exp(b - m))
+///     a = m + ln(exp(a - m) + exp(b - m))         with a, b the log-sum-exps
+///
+/// which is the attention to all of the keys, up to rounding (Liu, Zaharia, Abbeel: Ring Attention
+/// with Blockwise Transformers, 2023, §3). A result over no keys is (0, -inf) and changes nothing.
+/// Leave sinks out of the parts: add one last by merging with (0, sink).
+///
+/// out, other_out: L x dv; log_sum_exp, other_log_sum_exp: L numbers; of one scalar type. Throws
+/// std::invalid_argument where shapes differ, or out or log_sum_exp shares memory with another;
+/// nothing is written then.
+template <class O, class L, class P, class N>
+void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
+                const Eigen::DenseBase<P>& other_out,
+                const Eigen::DenseBase<N>& other_log_sum_exp) {
+  static_assert(std::is_same_v<typename L::Scalar, typename N::Scalar>,
+                "attn: both log-sum-exps should have one scalar type.");
+  static_assert(std::is_same_v<typename O::Scalar, typename P::Scalar>,
+                "attn: both results should have one scalar type.");
+  detail::require(other_out.rows() == out.rows() && other_out.cols() == out.cols(), "other_out is ",
+                  other_out.rows(), " x ", other_out.cols(), ", out is ", out.rows(), " x ",
+                  out.cols());
+  const auto require_vector = [&](std::string_view name, index rows, index cols) {
+    detail::require(rows == 1 || cols == 1, name, " is ", rows, " x ", cols,
+                    ", it should be a vector");
+    detail::require(rows * cols == out.rows(), name, " has ", rows * cols, " numbers, out has ",
+                    out.rows(), " rows");
+  };
+  require_vector("log_sum_exp", log_sum_exp.rows(), log_sum_exp.cols());
+  require_vector("other_log_sum_exp", other_log_sum_exp.rows(), other_log_sum_exp.cols());
+  detail::check_apart(out.derived(), log_sum_exp.derived(), other_out.derived(),
+                      other_log_sum_exp.derived());
+  detail::merge_rows(out, log_sum_exp, other_out, other_log_sum_exp);
+}
+
 /// The same for every head of every sequence: out is B x H x L x dv, log_sum_exp B x H x L x 1.
 template <class T, class S, detail::HeadsLike P, detail::HeadsLike N>
 void merge_into(const heads_view<T>& out, const heads_view<S>& log_sum_exp, const P& other_out,
@@ -86,11 +120,12 @@ void merge_into(const heads_view<T>& out, const heads_view<S>& log_sum_exp, cons
                   ", it should have ", of_lse);
   detail::require(other_lse.shape() == of_lse, "other_log_sum_exp has the shape ",
                   other_lse.shape(), ", it should have ", of_lse);
+  detail::check_apart(out, log_sum_exp, other, other_lse);
   for (index b = 0; b < out.batch(); ++b) {
     for (index h = 0; h < out.heads(); ++h) {
       auto head = out.head(b, h);
       auto lse = log_sum_exp.head(b, h);
-      merge_into(head, lse, other.head(b, h), other_lse.head(b, h));
+      detail::merge_rows(head, lse, other.head(b, h), other_lse.head(b, h));
     }
   }
 }

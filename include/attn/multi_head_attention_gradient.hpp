@@ -186,9 +186,9 @@ class trainable {
   ///     dW_q = queryᵀ dq           db_q = Σ_i dq_i       dquery = dq W_qᵀ      key, value likewise
   ///
   /// Mask, score change and options are those of the forward pass, and so are the layer's
-  /// parameters: change them afterwards. `also` takes the gradients of a bias, a table, slopes or
-  /// sinks, where these are learned. A token that nothing comes back for is inert, even where it is
-  /// NaN.
+  /// parameters: change them afterwards. Of these, only dropout is checked. `also` takes the
+  /// gradients of a bias, a table, slopes or sinks, where these are learned. A token that nothing
+  /// comes back for is inert, even where it is NaN.
   ///
   /// Throws std::invalid_argument where tape, out_gradient, mask or options do not fit the layer or
   /// one another, before anything is written.
@@ -220,6 +220,7 @@ class trainable {
     check_dropout_is(tape.dropout, options.dropout);
     require(!also.query && !also.key && !also.value,
             "also.query, key or value is given: their gradients are returned");
+    check_is_apart(also, tape.inputs);
     const rows y_gradient = out_gradient.derived().matrix();
     const projected through = attention_backward(tape, y_gradient, mask, score_mod, options, also);
     auto result = input_gradients(tape.inputs, through);
@@ -310,6 +311,10 @@ class trainable {
       require_shape("key", tape.key, key.rows(), width);
       require_shape("value", tape.value, key.rows(), value_width);
       require_shape("result", tape.joined, query.rows(), value_width);
+      const heads_shape shape{1, layer().heads(), query.rows(), 1};
+      require(tape.log_sum_exp.shape() == shape, "the tape's log_sum_exp has the shape ",
+              tape.log_sum_exp.shape(), ", it should have ", shape,
+              ": a tape is of the same layer's forward");
     });
   }
 
@@ -318,6 +323,30 @@ class trainable {
     require(!dropped || (given.probability == kept.probability && given.seed == kept.seed),
             "options.dropout has probability ", given.probability, " and seed ", given.seed,
             ", it should be as in forward, ", kept.probability, " and ", kept.seed);
+  }
+
+  /// Throws where `also` shares memory with what is read after it has been written.
+  template <class Inputs>
+  void check_is_apart(const gradients& also, const Inputs& inputs) const {
+    const auto check = [&](std::string_view name, const output& target) {
+      if (!target) return;
+      const footprint bytes = target.is_heads() ? footprint_of(target.now_heads<Scalar>())
+                                                : footprint_of(target.now<Scalar>());
+      const auto require_apart_from = [&](std::string_view what, const auto& read) {
+        require(!may_overlap(bytes, footprint_of(read)), "also.", name, " overlaps ", what,
+                " in memory: it would be written before that is read");
+      };
+      for (const auto& parameter : layer().parameters()) {
+        require_apart_from(parameter.name, parameter.values);
+      }
+      with_inputs(inputs, [&](const auto&... of_tape) {
+        (require_apart_from("the tape's inputs", of_tape), ...);
+      });
+    };
+    check("bias", also.bias);
+    check("relative_bias", also.relative_bias);
+    check("sink", also.sink);
+    check("slopes", also.slopes);
   }
 
   template <class Tape, class M, class F>

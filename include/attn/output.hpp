@@ -8,9 +8,26 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace attn::inline ATTN_ABI {
 namespace detail {
+
+template <class T>
+  requires(!std::is_const_v<T>)
+void as_written(const heads_view<T>&);
+template <class T>
+void as_written(heads_array<T>&);
+template <class M>
+  requires(PlainMatrix<M> && !std::is_const_v<M>)
+void as_written(M&);
+template <class M>
+  requires(MatrixView<M> && (std::remove_cvref_t<M>::Flags & Eigen::LvalueBit) != 0)
+void as_written(M&&);
+
+/// What a result can be written to.
+template <class M>
+concept Writable = requires { as_written(std::declval<M>()); };
 
 /// One text for a type in every part of a program.
 template <class S>
@@ -83,11 +100,23 @@ class output {
           const heads_view<T> now = resized.view();
           return heads_place{now.data(), now.shape(), now.strides()};
         }) {}
-
   /// @}
+
+  /// What cannot be written to does not compile.
+  template <class M>
+    requires(!detail::Writable<M> && !std::is_same_v<std::remove_cvref_t<M>, output>)
+  output(M&&) {  // NOLINT(google-explicit-constructor): as above
+    static_assert(detail::Writable<M>,
+                  "attn: a result goes to a matrix, vector, Map, Block, Ref, heads_view or "
+                  "heads_array that can be written to, and is still there after the call: not to "
+                  "a constant, a temporary or an expression.");
+  }
 
   /// Whether anything is asked for.
   [[nodiscard]] explicit operator bool() const { return !element_.empty(); }
+
+  /// Whether it refers to heads of sequences.
+  [[nodiscard]] bool is_heads() const { return is_heads_; }
 
   /// Whether both refer to one plain matrix.
   [[nodiscard]] bool is_same_as(const output& other) const {
@@ -184,24 +213,26 @@ class output {
 
   /// The sizes that one dimension can take.
   struct range {
+    static constexpr index any = std::numeric_limits<index>::max();
     index least = 0;
     index most = 0;
 
     [[nodiscard]] bool holds(index n) const { return least <= n && n <= most; }
     [[nodiscard]] std::string to_text() const {
-      return least == most ? std::to_string(most) : "at most " + std::to_string(most);
+      if (most == any) return "any number of";
+      return (least == most ? "" : "at most ") + std::to_string(most);
     }
   };
   static constexpr range sizes(int fixed, int most) {
     if (fixed != Eigen::Dynamic) return {fixed, fixed};
-    return {0, most != Eigen::Dynamic ? most : std::numeric_limits<index>::max()};
+    return {0, most != Eigen::Dynamic ? most : range::any};
   }
 
   [[nodiscard]] bool fits(index rows, index cols) const {
     return rows_.holds(rows) && cols_.holds(cols);
   }
   [[nodiscard]] bool lies_down(index rows, index cols) const {
-    return cols == 1 && !fits(rows, cols) && fits(cols, rows);
+    return (rows == 1 || cols == 1) && !fits(rows, cols) && fits(cols, rows);
   }
 
   std::string_view element_;

@@ -161,8 +161,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     tables_.resize(static_cast<std::size_t>(batch * pages_for(capacity_)));
   }
 
-  /// What has been moved from has no sequences.
-  paged_cache(paged_cache&&) noexcept = default;
+  paged_cache(paged_cache&&) noexcept = default;  ///< leaves no sequences behind
   paged_cache& operator=(paged_cache&& other) noexcept {
     paged_cache taken(std::move(other));
     std::swap(static_cast<base&>(*this), static_cast<base&>(taken));
@@ -210,6 +209,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     pages.value_page = pool_->tokens_.value.strides().batch;
     pages.table = entries(b);
     pages.piece = pool_->page_size();
+    pages.capacity = std::min(capacity_, pool_->pages() * pages.piece / this->batch());
     return pages;
   }
 

@@ -81,5 +81,38 @@ TEST_CASE("a step of generation allocates nothing") {
                                2));
 }
 
+// 32 heads leave so much of each 512 keys that memory has to be asked for.
+template <class Cache>
+void check_long_steps(Cache cache) {
+  attn::workspace workspace;
+  const auto q = ones({1, 32, 1, 128}), k = ones({1, 2, 1, 128}), many = ones({1, 2, 990, 128});
+  heads_array<float> out;
+  const auto steps = [&] {
+    long all = 0;
+    for (int n = 0; n < 40; ++n) {
+      cache.append(k, k);
+      all += allocations_of([&] {
+        attn::scaled_dot_product_attention_into(out, q, cache, {.workspace = &workspace});
+      });
+    }
+    return all;
+  };
+  CHECK(steps() > 0);  // the first one
+  for (int n = 0; n < 5; ++n) {
+    cache.append(many, many);
+    CHECK(steps() == 0);
+  }
+}
+
+TEST_CASE("... however long a sequence becomes") {
+  const attn::kv_cache_shape shape{.capacity = 5300, .heads = 2, .key_width = 128};
+  check_long_steps(attn::contiguous_cache<float>(shape));
+  check_long_steps(attn::ring_cache<float>(shape, 4000));
+  check_long_steps(
+      attn::paged_cache<float>(std::make_shared<attn::page_pool<float>>(attn::page_pool_shape{
+                                   .heads = 2, .key_width = 128, .page_size = 16, .pages = 332}),
+                               1));
+}
+
 }  // namespace
 }  // namespace attn_test

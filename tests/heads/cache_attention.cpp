@@ -214,6 +214,27 @@ TEST_CASE("results are not written over what a cache holds") {
   CHECK(refused(in_columns, values.data() + 64) == "");
   CHECK(refused(backwards, values.data() + 64) == "");
   CHECK(values == std::vector<float>(8 * 16, 1));
+
+  // A page that is not the sequence's lies between those that are.
+  std::vector<float> pages(3 * 16, 1), others(3 * 16, 1);
+  const std::vector<std::int32_t> first_and_last{2, 0}, two{2};
+  const attn::heads_shape three{3, 1, 1, 16};
+  const attn::paged_view<float> apart(attn::bhld(pages.data(), three),
+                                      attn::bhld(others.data(), three), first_and_last, two);
+  const auto result_in = [&](std::vector<float>& memory, int n) {
+    return message_of([&] {
+      attn::scaled_dot_product_attention_into(attn::bhld(memory.data() + n * 16, one),
+                                              attn::bhld(queries.data(), one), apart);
+    });
+  };
+  for (const int n : {0, 2}) {
+    for (std::vector<float>* const memory : {&pages, &others}) {
+      CHECK(result_in(*memory, n).starts_with("out overlaps the cache in memory"));
+    }
+  }
+  std::fill(queries.begin(), queries.end(), 2.0f);
+  CHECK(result_in(pages, 1) == "");
+  CHECK(result_in(others, 1) == "");
 }
 
 // A ring that has lost its first keys: its own chunks only, and a tile that is empty.

@@ -149,6 +149,17 @@ TEST_CASE("parts that do not fit are refused, and nothing is written") {
   CHECK(missing([&] { attn::merge_into(a, l, b, l); }, {"other_out has the shape 1 x 2 x 3 x 5"}) ==
         "");
   CHECK(missing([&] { attn::merge_into(a, b, a, l); }, {"log_sum_exp has the shape"}) == "");
+
+  matrix<float> memory = matrix<float>::Ones(5, 3);
+  auto first = memory.topRows(2), shifted = memory.middleRows(1, 2);
+  CHECK(missing([&] { attn::merge_into(first, lse, shifted, vector<float>(lse)); },
+                {"out overlaps other_out in memory"}) == "");
+  CHECK(missing([&] { attn::merge_into(out, lse, matrix<float>(out), lse); },
+                {"log_sum_exp overlaps other_log_sum_exp in memory"}) == "");
+  CHECK(missing([&] { attn::merge_into(a, l, a, any_heads<float>(g, {1, 2, 3, 1})); },
+                {"out overlaps other_out in memory"}) == "");
+  CHECK((memory.array() == 1).all());
+  CHECK((out.array() == 1).all());
 }
 
 }  // namespace

@@ -209,34 +209,36 @@ TEST_CASE("additive attention refuses what does not fit", "[layer]") {
   const Eigen::MatrixXf q(2, 4), k(6, 3);
   Eigen::MatrixXf small(1, 1);
   Eigen::MatrixXd of_doubles;
-  CHECK(refusal([&] { layer(k, k, k); }) == "query has 3 columns, the layer has width 4");
-  CHECK(refusal([&] { layer(q, q, q); }) == "key has 4 columns, the layer has key_width 3");
-  CHECK(refusal([&] { layer(q, k, q); }) == "value has 2 rows, key has 6");
-  CHECK(refusal([&] { layer(q, k, k, Eigen::Matrix<bool, 2, 4>()); }) ==
+  CHECK(message_of([&] { layer(k, k, k); }) == "query has 3 columns, the layer has width 4");
+  CHECK(message_of([&] { layer(q, q, q); }) == "key has 4 columns, the layer has key_width 3");
+  CHECK(message_of([&] { layer(q, k, q); }) == "value has 2 rows, key has 6");
+  CHECK(message_of([&] { layer(q, k, k, Eigen::Matrix<bool, 2, 4>()); }) ==
         "mask has 4 columns, key has 6 rows");
-  CHECK(refusal([&] { layer(q, k, k, attn::causal()); }).find("options.alignment must be given") !=
-        std::string::npos);
-  CHECK(refusal([&] {
+  CHECK(message_of([&] {
+          layer(q, k, k, attn::causal());
+        }).find("options.alignment must be given") != std::string::npos);
+  CHECK(message_of([&] {
           layer(q, k, k, {.weights = of_doubles});
         }).find("options.weights has elements of type double, they should be float") == 0);
-  CHECK(refusal([&] { layer(q, k, k, {.weights = small.block(0, 0, 1, 1)}); }) ==
+  CHECK(message_of([&] { layer(q, k, k, {.weights = small.block(0, 0, 1, 1)}); }) ==
         "options.weights has 1 rows and 1 columns, it should have 2 and 6");
-  CHECK(refusal([&] { layer(q, k, k, {.scale = INFINITY}); }).find("scale is inf") == 0);
-  CHECK(refusal([&] {
+  CHECK(message_of([&] { layer(q, k, k, {.scale = INFINITY}); }).find("scale is inf") == 0);
+  CHECK(message_of([&] {
           layer(q, k, k, {.dropout = {.probability = 7}});
         }).find("options.dropout has probability 7") == 0);
   const std::vector<int> lengths{3};
-  CHECK(refusal([&] { layer(q, k, k, {.key_lengths = lengths}); }).find("options.key_lengths") ==
+  CHECK(message_of([&] { layer(q, k, k, {.key_lengths = lengths}); }).find("options.key_lengths") ==
         0);
-  CHECK(refusal([&] { layer(q, k, k, {.sink = std::vector<float>()}); }).find("sink has 0") == 0);
+  CHECK(message_of([&] { layer(q, k, k, {.sink = std::vector<float>()}); }).find("sink has 0") ==
+        0);
   Eigen::MatrixXf mask = Eigen::MatrixXf::Zero(2, 6);
-  CHECK(refusal([&] { layer(q, k, k, mask, {.weights = mask}); }).find("overlaps mask") !=
+  CHECK(message_of([&] { layer(q, k, k, mask, {.weights = mask}); }).find("overlaps mask") !=
         std::string::npos);
-  CHECK(refusal([] { attn::additive_attention<float>({}); }) ==
+  CHECK(message_of([] { attn::additive_attention<float>({}); }) ==
         "width is 0, it should be at least 1");
-  CHECK(refusal([] { attn::additive_attention<float>({.hidden_width = 0, .width = 2}); }) ==
+  CHECK(message_of([] { attn::additive_attention<float>({.hidden_width = 0, .width = 2}); }) ==
         "hidden_width is 0, it should be at least 1");
-  CHECK(refusal([] { attn::additive_attention<float>({.key_width = -1, .width = 2}); }) ==
+  CHECK(message_of([] { attn::additive_attention<float>({.key_width = -1, .width = 2}); }) ==
         "key_width is -1, it should be at least 1");
 }
 

@@ -341,7 +341,7 @@ TEST_CASE("a backward pass that does not fit is refused", "[layer]") {
   numbers target;
   const auto tape = layer.forward(x, attn::causal()).tape;
   const auto refused = [&](const auto&... arguments) {
-    return refusal([&] { layer.backward(arguments...); });
+    return message_of([&] { layer.backward(arguments...); });
   };
   CHECK(refused(tape, x.topRows(3), attn::causal()) ==
         "out_gradient is 3 x 4, it should be as the result, 5 x 4");
@@ -355,6 +355,15 @@ TEST_CASE("a backward pass that does not fit is refused", "[layer]") {
   CHECK(refused(tape, x, attn::causal(), attn::options{}, attn::gradients{.bias = target}) ==
         "gradients.bias is asked for, the mask has no bias");
   CHECK(target.size() == 0);
+  const numbers bias = any_numbers(5, 5);
+  layer_of_doubles wide({.heads = 1, .width = 5});
+  const auto wide_tape = wide.forward(bias, bias).tape;
+  CHECK(message_of([&] {
+          wide.backward(wide_tape, bias, bias, {}, {.bias = wide.parameter("key.weight")});
+        }) == "also.bias overlaps key.weight in memory: it would be written before that is read");
+  auto own = wide_tape;
+  CHECK(message_of([&] { wide.backward(own, bias, bias, {}, {.bias = own.inputs.x}); }) ==
+        "also.bias overlaps the tape's inputs in memory: it would be written before that is read");
 
   auto emptied = tape;
   const auto taken = std::move(emptied.query);
@@ -362,12 +371,16 @@ TEST_CASE("a backward pass that does not fit is refused", "[layer]") {
             .starts_with("the tape's projected query is 0 x 0, it "
                          "should be 5 x 4"));
   const attn::multi_head_attention<double> wider({.width = 6});
-  CHECK(refusal([&] { wider.backward(tape, x, attn::causal()); }) ==
+  CHECK(message_of([&] { wider.backward(tape, x, attn::causal()); }) ==
         "the tape's query has 4 columns, the layer has width 6");
-  CHECK(refusal([&] { layer.forward(any_numbers(2, 3)); }) ==
+  const layer_of_doubles one_head({.heads = 1, .width = 4});
+  CHECK(message_of([&] { one_head.backward(tape, x, attn::causal()); }) ==
+        "the tape's log_sum_exp has the shape 1 x 2 x 5 x 1, it should have 1 x 1 x 5 x 1: a tape "
+        "is of the same layer's forward");
+  CHECK(message_of([&] { layer.forward(any_numbers(2, 3)); }) ==
         "query has 3 columns, the layer has width 4");
-  CHECK(refusal([&] { layer.forward(x, {.weights = target}); }).starts_with("options.weights"));
-  CHECK(refusal([&] { layer.forward_packed(x, std::vector<int>{0, 4}); }) ==
+  CHECK(message_of([&] { layer.forward(x, {.weights = target}); }).starts_with("options.weights"));
+  CHECK(message_of([&] { layer.forward_packed(x, std::vector<int>{0, 4}); }) ==
         "starts.query ends with 4, it should end with the 5 tokens there are");
 }
 

@@ -3,12 +3,12 @@
 #pragma once
 
 #include <attn/multi_head_attention.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "support/generate.hpp"
 #include "support/reference.hpp"
+#include "support/refusal.hpp"
 
 namespace attn_test {
 
@@ -113,17 +113,6 @@ void fill(Layer& layer, generator& g, double size = 0.5) {
 template <class A, class B>
 bool same(const A& a, const B& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() && (a.array() == b.array()).all();
-}
-
-// The message with which f refuses its input.
-template <class F>
-std::string refusal(const F& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "not refused";
 }
 
 }  // namespace attn_test

@@ -208,7 +208,7 @@ TEST_CASE("a layer's own names load another layer", "[layer]") {
 TEST_CASE("without biases, none are loaded", "[layer]") {
   attn::multi_head_attention<double> layer({.bias = false, .heads = 2, .width = 4});
   auto from = pytorch_of_one_width<double>();
-  CHECK(refusal([&] { layer.load_pytorch(from); }) ==
+  CHECK(message_of([&] { layer.load_pytorch(from); }) ==
         "in_proj_bias is unknown, the layer loads in_proj_weight, out_proj.weight");
   from.erase("in_proj_bias");
   from.erase("out_proj.bias");
@@ -221,30 +221,31 @@ TEST_CASE("what does not fit is refused, and nothing is changed", "[layer]") {
   const matrix<double> before = layer.parameter("query.weight");
   auto from = pytorch_of_one_width<double>();
   from["out_proj.bias"] = eighths<double>(1, 5, 1, 1);
-  CHECK(refusal([&] { layer.load_pytorch(from); }) == "out_proj.bias is 1 x 5, it should be 1 x 4");
+  CHECK(message_of([&] { layer.load_pytorch(from); }) ==
+        "out_proj.bias is 1 x 5, it should be 1 x 4");
   from.erase("out_proj.bias");
-  CHECK(refusal([&] { layer.load_pytorch(from); }) ==
+  CHECK(message_of([&] { layer.load_pytorch(from); }) ==
         "out_proj.bias is missing, the layer loads in_proj_weight, in_proj_bias, out_proj.weight, "
         "out_proj.bias");
   from = pytorch_of_one_width<double>();
   from["in_proj_weight"].transposeInPlace();
-  CHECK(refusal([&] { layer.load_pytorch(from); }) ==
+  CHECK(message_of([&] { layer.load_pytorch(from); }) ==
         "in_proj_weight is 4 x 12, it should be 12 x 4");
   from = pytorch_of_one_width<double>();
   from["bias_k"] = eighths<double>(1, 4, 1, 1);
-  CHECK(refusal([&] { layer.load_pytorch(from); }) ==
+  CHECK(message_of([&] { layer.load_pytorch(from); }) ==
         "bias_k is unknown, the layer loads in_proj_weight, in_proj_bias, out_proj.weight, "
         "out_proj.bias");
-  CHECK(refusal([&] {
+  CHECK(message_of([&] {
           layer.load_pytorch(pytorch_of_three_widths<double>());
         }).find("in_proj_weight is missing") == 0);
-  CHECK(refusal([&] { layer.load_keras(keras<double>()); }) ==
+  CHECK(message_of([&] { layer.load_keras(keras<double>()); }) ==
         "query/kernel is 4 x 6, it should be 4 x 4");
-  CHECK(refusal([&] { layer.load({}); }).find("query.weight is missing") == 0);
+  CHECK(message_of([&] { layer.load({}); }).find("query.weight is missing") == 0);
   CHECK(same(layer.parameter("query.weight"), before));
 
   attn::multi_head_attention<double> other(keras_shape);
-  CHECK(refusal([&] { other.load_pytorch(pytorch_of_three_widths<double>()); }) ==
+  CHECK(message_of([&] { other.load_pytorch(pytorch_of_three_widths<double>()); }) ==
         "head_width is 3 and value_head_width 2, in PyTorch both are width / heads");
 }
 

@@ -114,8 +114,9 @@ TEMPLATE_TEST_CASE("a score change knows its head", "[layer]", float, double) {
   });
   const auto out = layer(call.q, call.k, call.v, attn::causal(), attn::alibi(slopes));
   CHECK(distance(expected.exact.out, out) <= expected.out_error);
-  CHECK(refusal([&] { layer(call.q, call.k, call.v, attn::causal(), attn::alibi({0.5, 0.25})); }) ==
-        "alibi has 2 slopes, the call has 3 heads (a single slope would serve all)");
+  CHECK(message_of([&] {
+          layer(call.q, call.k, call.v, attn::causal(), attn::alibi({0.5, 0.25}));
+        }) == "alibi has 2 slopes, the call has 3 heads (a single slope would serve all)");
 }
 
 TEMPLATE_TEST_CASE("an additive mask is added in every head", "[layer]", float, double) {
@@ -262,7 +263,7 @@ TEST_CASE("a call that does not fit its layer is refused", "[layer]") {
   const Eigen::MatrixXf q(2, 4), k(6, 3), v(6, 5);
   Eigen::MatrixXf weights;
   Eigen::VectorXf lse;
-  const auto refused = [](const auto& f) { return refusal(f); };
+  const auto refused = [](const auto& f) { return message_of(f); };
   CHECK(refused([&] { layer(k, k, v); }) == "query has 3 columns, the layer has width 4");
   CHECK(refused([&] { layer(q, q, v); }) == "key has 4 columns, the layer has key_width 3");
   CHECK(refused([&] { layer(q, k, k); }) == "value has 3 columns, the layer has value_width 5");
@@ -282,17 +283,18 @@ TEST_CASE("a call that does not fit its layer is refused", "[layer]") {
 
 TEST_CASE("a layer without a shape is refused", "[layer]") {
   using layer = layer_of<double>;
-  CHECK(refusal([] { layer({}); }) == "width is 0, it should be at least 1");
-  CHECK(refusal([] { layer({.heads = 0, .width = 4}); }) == "heads is 0, it should be at least 1");
-  CHECK(refusal([] { layer({.heads = 3, .width = 8}); }) ==
+  CHECK(message_of([] { layer({}); }) == "width is 0, it should be at least 1");
+  CHECK(message_of([] { layer({.heads = 0, .width = 4}); }) ==
+        "heads is 0, it should be at least 1");
+  CHECK(message_of([] { layer({.heads = 3, .width = 8}); }) ==
         "heads is 3, it should divide width, which is 8, or head_width should be given");
-  CHECK(refusal([] { layer({.head_width = 0, .width = 8}); }) ==
+  CHECK(message_of([] { layer({.head_width = 0, .width = 8}); }) ==
         "head_width is 0, it should be at least 1");
-  CHECK(refusal([] { layer({.value_head_width = -1, .width = 8}); }) ==
+  CHECK(message_of([] { layer({.value_head_width = -1, .width = 8}); }) ==
         "value_head_width is -1, it should be at least 1");
-  CHECK(refusal([] { layer({.key_width = 0, .width = 8}); }) ==
+  CHECK(message_of([] { layer({.key_width = 0, .width = 8}); }) ==
         "key_width is 0, it should be at least 1");
-  CHECK(refusal([] { layer({.value_width = 0, .width = 8}); }) ==
+  CHECK(message_of([] { layer({.value_width = 0, .width = 8}); }) ==
         "value_width is 0, it should be at least 1");
   CHECK(layer({.head_width = 5, .heads = 3, .width = 8}).head_width() == 5);
 }

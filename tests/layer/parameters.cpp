@@ -92,10 +92,10 @@ TEST_CASE("parameters have names and shapes", "[layer]") {
         "query.weight 3x7\nkey.weight 2x7\nscore.weight 7x1\n");
 
   const attn::multi_head_attention<float> layer(shape);
-  CHECK(refusal([&] { (void)layer.parameter("query.bias"); }) ==
+  CHECK(message_of([&] { (void)layer.parameter("query.bias"); }) ==
         "parameter is called \"query.bias\", the layer has query.weight, key.weight, value.weight, "
         "output.weight");
-  CHECK(refusal([&] { (void)attn::additive_attention<float>({.width = 3}).parameter(""); }) ==
+  CHECK(message_of([&] { (void)attn::additive_attention<float>({.width = 3}).parameter(""); }) ==
         "parameter is called \"\", the layer has query.weight, key.weight, score.weight");
 }
 

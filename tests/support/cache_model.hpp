@@ -5,6 +5,7 @@
 #include <string>
 
 #include "support/generate.hpp"
+#include "support/refusal.hpp"
 
 namespace attn_test {
 
@@ -113,17 +114,6 @@ std::string difference(const Cache& cache, const truth<T>& model, const First& f
         return name + " differs at position " + std::to_string(j);
       }
     }
-  }
-  return {};
-}
-
-// The message of a refusal, empty where there is none.
-template <class Error = std::invalid_argument, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
   }
   return {};
 }

@@ -22,4 +22,15 @@ std::string missing(const F& call, const std::vector<std::string>& words) {
   return "accepted";
 }
 
+// The message of a refusal, empty where there is none.
+template <class Error = std::invalid_argument, class F>
+std::string message_of(const F& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 }  // namespace attn_test

@@ -62,6 +62,7 @@ TEST_CASE("derivatives of lambdas that take a score of any type") {
   check_derivative("sin and cos", [](auto s) { return sin(s) * cos(2 * s); });
   check_derivative("pow", [](auto s) { return pow(s, 3); }, 0.5, 3);
   check_derivative("abs", [](auto s) { return abs(s) * s; });
+  CHECK(attn::detail::derivative([](auto s) { return abs(s); }, 0.0, somewhere) == 0);
   check_derivative("assigning", [](auto s) {
     auto sum = s;
     sum += 1;

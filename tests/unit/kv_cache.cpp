@@ -172,6 +172,13 @@ void refuse_what_does_not_fit(Cache cache) {
   CHECK(said([&] { cache.append(key, tokens(2, 3, 3, 6)); }) == "value has 3 tokens, key has 4");
   CHECK(said([&] { cache.append(1, key, value); }) ==
         "key is 2 x 3 x 4 x 5, it should be 1 x 3 x any x 5");
+  const auto of_cache = [&](const float* memory, index width) {
+    return attn::heads_view<const float>(memory, {2, 3, 4, width}, {0, 0, 0, 1});
+  };
+  CHECK(said([&] { cache.append(of_cache(cache.sequence(0).key, 5), value); }) ==
+        "key lies in the memory of the cache: append a copy of it");
+  CHECK(said([&] { cache.append(key, of_cache(cache.sequence(1).value + 5, 6)); }) ==
+        "value lies in the memory of the cache: append a copy of it");
   for (const index b : {-1, 2}) {
     const std::string message =
         "sequence " + std::to_string(b) + " is not within the 2 of this cache";

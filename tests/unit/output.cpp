@@ -1,4 +1,5 @@
 // The optional outputs of the call: where they may go, and that they arrive.
+#include "support/refusal.hpp"
 #include "unit/laws.hpp"
 
 namespace attn_test {
@@ -39,6 +40,20 @@ TEST_CASE("weights and log_sum_exp are resized to fit") {
   Eigen::MatrixXf matrix_of_lse;
   call({.log_sum_exp = matrix_of_lse});
   CHECK(expected.against_log_sum_exp(matrix_of_lse) == "");
+}
+
+TEST_CASE("a result of one row may go to a column") {
+  const auto& p = sample();
+  Eigen::VectorXf column;
+  const Eigen::RowVectorXf query = p.q.row(0);
+  const Eigen::RowVectorXf row = attn::scaled_dot_product_attention(query, p.k, p.v);
+  attn::scaled_dot_product_attention_into(column, query, p.k, p.v);
+  CHECK(same_bits(column, row.transpose()));
+  Eigen::Matrix2f square;
+  attn::scaled_dot_product_attention_into(square.col(1), query, p.k, p.v);
+  CHECK(same_bits(square.col(1), row.transpose()));
+  CHECK(message_of([&] { attn::scaled_dot_product_attention_into(column, p.q, p.k, p.v); }) ==
+        "out has any number of rows and 1 columns, it should have 3 and 2");
 }
 
 TEST_CASE("weights and log_sum_exp go where they are told, and nowhere else") {
