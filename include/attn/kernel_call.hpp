@@ -43,6 +43,7 @@ struct kernel_change {
   T derivative(T s, position at) const {
     return detail::derivative(*score_mod, s, at);
   }
+  [[nodiscard]] index parameters() const { return parameters_of(*score_mod); }
   template <class T>
   void add_parameter_gradient(T s, position at, T gradient, double* to) const {
     detail::add_parameter_gradient(*score_mod, s, at, gradient, to);

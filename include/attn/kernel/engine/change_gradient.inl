@@ -7,12 +7,15 @@ void change_gradient(const score_rules<T>& rules, const score_tile<T>& before, i
   if constexpr (!std::is_same_v<F, no_change>) {
     constexpr int lanes = vec<T>::lanes;
     const F& change = *static_cast<const F*>(rules.change);
+    const bool one_parameter = parameters != nullptr && change.parameters() == 1;
+    double of_lane[lanes] = {};  // of a single parameter: sums that do not wait for one another
     for (std::int32_t j = 0; j < before.place.keys; ++j) {
       if (parameters != nullptr) {
         for (index w = 0; w < rows; ++w) {
           const index i = j * before.lanes + w;
           if (gradient[i] == T(0)) continue;
-          change.add_parameter_gradient(before.scores[i], before.at(w, j), gradient[i], parameters);
+          change.add_parameter_gradient(before.scores[i], before.at(w, j), gradient[i],
+                                        one_parameter ? of_lane + w % lanes : parameters);
         }
       }
       for (index first = 0; first < before.lanes; first += lanes) {
@@ -28,6 +31,7 @@ void change_gradient(const score_rules<T>& rules, const score_tile<T>& before, i
         std::memcpy(g, changed, sizeof changed);
       }
     }
+    if (one_parameter) *parameters = std::accumulate(of_lane, of_lane + lanes, *parameters);
   }
 }
 
