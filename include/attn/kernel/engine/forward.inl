@@ -1,43 +1,19 @@
 // The forward pass over one block of queries: score, change, mask, softmax, weighted sum, a tile of
 // keys at a time.
 
-/// Divides by the sums. Returns whether all is finite then; if not, care is next. The 0 that shows
-/// it is one that no compiler knows: with -fno-signed-zeros g++ 12 takes a vector times a constant
-/// 0 for 0, NaN or not.
-template <class T, int Vectors>
-ATTN_NOINLINE bool divide(const block_memory<T>& at, index value_depth) {
-  const vec<T> zero = broadcast(T(0));
-  vec<T> factor[Vectors];
-  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
-  ATTN_UNROLL
-  for (int v = 0; v < Vectors; ++v) {
-    factor[v] = load(at.factor + v * vec<T>::lanes);
-    finite[v] = factor[v] - factor[v];  // shows a sum that isn't where there are no values
-  }
-  T* out = at.out;
-  for (index c = 0; c < value_depth; ++c, out += width<T, Vectors>) {
-    ATTN_UNROLL
-    for (int v = 0; v < Vectors; ++v) {
-      const vec<T> x = load(out + v * vec<T>::lanes) * factor[v];
-      finite[v] = finite[v] * x;
-      store(out + v * vec<T>::lanes, x);
-    }
-  }
-  bool all = true;
-  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
-  return all;
-}
-
-/// The stages in loops made for a number of vectors of lanes, the rest being the same code for any.
+/// The stages in loops made for a number of vectors of lanes; the rest is the same code for any.
 template <class T>
 struct block_stages {
   index lanes;
-  decltype(&score<T, 1, 1>) score;
-  decltype(&find_highest<T, 1>) find_highest;
-  decltype(&apply_mask<T, 1>) apply_mask;
-  decltype(&absorb<T, 1>) absorb;
-  decltype(&weighted_sum<T, 1, 1>) weighted_sum;
-  decltype(&divide<T, 1>) divide;
+  void (*score)(const strided<const T>& key, const T* query, index depth, const T& scale,
+                index keys, bool adds, T* scores, T* highest);
+  void (*find_highest)(const T* scores, index keys, T* highest);
+  void (*apply_mask)(const T* mask, bool adds, index keys, T* scores, T* highest);
+  void (*absorb)(T* scores, index keys, const T* tile_highest, T unit_in_bits,
+                 softmax_state<T> state, soon_needed<T>& soon);
+  void (*weighted_sum)(const strided<const T>& value, const T* weights, index keys, index ahead,
+                       index value_depth, const T* factor, T* out);
+  bool (*divide)(const T* factor, index value_depth, T* out);
 };
 template <class T, int Vectors>
 inline constexpr block_stages<T> stages_of{
@@ -314,7 +290,7 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend(block, care::none);
   find_factors(block);
-  const bool with_care = !stages.divide(block.at, p.value_depth);
+  const bool with_care = !stages.divide(block.at.factor, p.value_depth, block.at.out);
   bool finite = !with_care;
   for (const care with : {care::exact, care::shrunk}) {
     if (finite) break;

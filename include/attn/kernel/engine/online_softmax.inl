@@ -101,3 +101,30 @@ ATTN_NOINLINE void weigh(T* scores, index keys, index row, T unit_in_bits, softm
     store(scores + i, where_equal(load(state.sum + w), zero, zero, weight));
   }
 }
+
+/// Divides a block's weighted sums by the sums of weights, whose inverses are the factors. Returns
+/// whether all is finite then. The 0 that shows it is one that no compiler knows: with
+/// -fno-signed-zeros g++ 12 takes a vector times a constant 0 for 0, NaN or not.
+template <class T, int Vectors>
+ATTN_NOINLINE bool divide(const T* factor, index value_depth, T* out) {
+  constexpr int lanes = vec<T>::lanes;
+  const vec<T> zero = broadcast(T(0));
+  vec<T> inverse[Vectors];
+  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    inverse[v] = load(factor + v * lanes);
+    finite[v] = inverse[v] - inverse[v];  // shows a sum that isn't where there are no values
+  }
+  for (index c = 0; c < value_depth; ++c, out += width<T, Vectors>) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const vec<T> x = load(out + v * lanes) * inverse[v];
+      finite[v] = finite[v] * x;
+      store(out + v * lanes, x);
+    }
+  }
+  bool all = true;
+  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
+  return all;
+}
