@@ -38,12 +38,6 @@ struct block_memory {
   }
 };
 
-/// to[0 ... numbers) = x, for whole vectors.
-template <class T>
-ATTN_INLINE void fill(T* to, index numbers, T x) {
-  for (index i = 0; i < numbers; i += vec<T>::lanes) store(to + i, broadcast(x));
-}
-
 /// One block of queries against all keys: whose scores its tiles hold.
 template <class T>
 struct query_rows {

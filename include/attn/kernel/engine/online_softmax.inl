@@ -109,22 +109,35 @@ template <class T, int Vectors>
 ATTN_NOINLINE bool divide(const T* factor, index value_depth, T* out) {
   constexpr int lanes = vec<T>::lanes;
   const vec<T> zero = broadcast(T(0));
+  constexpr int columns = Vectors == 1 ? 2 : 1;  // at once: products wait for one another
   vec<T> inverse[Vectors];
-  vec<T> finite[Vectors];  // 0, and NaN as soon as something isn't
+  vec<T> finite[columns][Vectors];  // 0, and NaN as soon as something isn't
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
     inverse[v] = load(factor + v * lanes);
-    finite[v] = inverse[v] - inverse[v];  // shows a sum that isn't where there are no values
-  }
-  for (index c = 0; c < value_depth; ++c, out += width<T, Vectors>) {
     ATTN_UNROLL
-    for (int v = 0; v < Vectors; ++v) {
-      const vec<T> x = load(out + v * lanes) * inverse[v];
-      finite[v] = finite[v] * x;
-      store(out + v * lanes, x);
+    for (int n = 0; n < columns; ++n) {
+      finite[n][v] = inverse[v] - inverse[v];  // shows a sum that isn't where there are no values
+    }
+  }
+  for (index c = 0; c < value_depth; c += columns) {
+    ATTN_UNROLL
+    for (int n = 0; n < columns; ++n, out += width<T, Vectors>) {
+      if (c + n == value_depth) break;
+      ATTN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        const vec<T> x = load(out + v * lanes) * inverse[v];
+        finite[n][v] = finite[n][v] * x;
+        store(out + v * lanes, x);
+      }
     }
   }
   bool all = true;
-  for (int v = 0; v < Vectors; ++v) all = all && all_equal(finite[v], zero);
+  ATTN_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    ATTN_UNROLL
+    for (int n = 1; n < columns; ++n) finite[0][v] = finite[0][v] + finite[n][v];
+    all = all && all_equal(finite[0][v], zero);
+  }
   return all;
 }

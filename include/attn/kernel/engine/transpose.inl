@@ -1,5 +1,11 @@
 // Queries into lanes, and results back out of them.
 
+/// to[0 ... numbers) = x, for whole vectors.
+template <class T>
+ATTN_INLINE void fill(T* to, index numbers, T x) {
+  for (index i = 0; i < numbers; i += vec<T>::lanes) store(to + i, broadcast(x));
+}
+
 /// to(r, c) = from(r, c) for rows x cols elements, along whatever is contiguous in the caller's.
 template <class T>
 void copy(strided<const T> from, strided<T> to, index rows, index cols, bool by_columns) {
@@ -15,27 +21,61 @@ void copy(strided<const T> from, strided<T> to, index rows, index cols, bool by_
   }
 }
 
-/// to[c · to_stride + r] = from(r, c) for rows x cols elements, and 0 for r in [rows, lanes): whole
-/// squares of lanes x lanes in registers where rows of `from` are contiguous, else one by one.
+// Rows that are fewer than a square are put into one first: where lanes are written one by one and
+// then read as a vector, a processor waits.
+
+/// to[c · to_stride + r] = from(r, c) for fewer rows than lanes and whole vectors of columns, and 0
+/// for further r up to a vector.
+template <class T>
+ATTN_NOINLINE void few_rows_to_lanes(const strided<const T>& from, index rows, index cols, T* to,
+                                     index to_stride) {
+  constexpr index side = vec<T>::lanes;
+  alignas(64) T square[side * side];
+  fill(square + rows * side, (side - rows) * side, T(0));
+  for (index c = 0; c < cols; c += side) {
+    for (index r = 0; r < rows; ++r) store(square + r * side, load(from.at(r, c)));
+    transpose(square, side, to + c * to_stride, to_stride);
+  }
+}
+
+/// to(r, c) = from[c · from_stride + r], likewise.
+template <class T>
+ATTN_NOINLINE void lanes_to_few_rows(const T* from, index from_stride, const strided<T>& to,
+                                     index rows, index cols) {
+  constexpr index side = vec<T>::lanes;
+  alignas(64) T square[side * side];
+  for (index c = 0; c < cols; c += side) {
+    transpose(from + c * from_stride, from_stride, square, side);
+    for (index r = 0; r < rows; ++r) store(to.at(r, c), load(square + r * side));
+  }
+}
+
+/// to[c · lanes + r] = from(r, c) for rows x cols elements, and 0 for r in [rows, lanes): squares
+/// of lanes x lanes in registers where rows of `from` are contiguous, else one by one.
 template <class T>
 void rows_to_lanes(const strided<const T>& from, index rows, index cols, T* to, index lanes) {
   constexpr index side = vec<T>::lanes;
+  const index whole = from.col_stride == 1 ? cols / side * side : 0;
   index done = 0;
   if (from.col_stride == 1) {
     for (; done + side <= rows; done += side) {
-      index c = 0;
-      for (; c + side <= cols; c += side) {
+      for (index c = 0; c < whole; c += side) {
         transpose(from.at(done, c), from.row_stride, to + c * lanes + done, lanes);
       }
-      for (; c < cols; ++c) {
+      for (index c = whole; c < cols; ++c) {
         for (index r = done; r < done + side; ++r) to[c * lanes + r] = *from.at(r, c);
       }
     }
   }
+  const index rest = rows - done;
   for (index c = 0; c < cols && rows < lanes; ++c) {
-    for (index r = done; r < lanes; r += side) store(to + c * lanes + r, broadcast(T(0)));
+    const index empty = rest > 0 && c < whole ? done + side : done;
+    for (index r = empty; r < lanes; r += side) store(to + c * lanes + r, broadcast(T(0)));
   }
-  copy(from.from(done, 0), strided<T>{to + done, 1, lanes}, rows - done, cols,
+  if (rest == 0) return;
+  if (whole > 0) few_rows_to_lanes(from.from(done, 0), rest, whole, to + done, lanes);
+  if (whole == cols) return;
+  copy(from.from(done, whole), strided<T>{to + whole * lanes + done, 1, lanes}, rest, cols - whole,
        from.row_stride == 1);
 }
 
@@ -43,18 +83,22 @@ void rows_to_lanes(const strided<const T>& from, index rows, index cols, T* to, 
 template <class T>
 void lanes_to_rows(const T* from, index lanes, const strided<T>& to, index rows, index cols) {
   constexpr index side = vec<T>::lanes;
+  const index whole = to.col_stride == 1 ? cols / side * side : 0;
   index done = 0;
   if (to.col_stride == 1) {
     for (; done + side <= rows; done += side) {
-      index c = 0;
-      for (; c + side <= cols; c += side) {
+      for (index c = 0; c < whole; c += side) {
         transpose(from + c * lanes + done, lanes, to.at(done, c), to.row_stride);
       }
-      for (; c < cols; ++c) {
+      for (index c = whole; c < cols; ++c) {
         for (index r = done; r < done + side; ++r) *to.at(r, c) = from[c * lanes + r];
       }
     }
   }
-  copy(strided<const T>{from + done, 1, lanes}, to.from(done, 0), rows - done, cols,
-       to.row_stride == 1);
+  const index rest = rows - done;
+  if (rest == 0) return;
+  if (whole > 0) lanes_to_few_rows(from + done, lanes, to.from(done, 0), rest, whole);
+  if (whole == cols) return;
+  copy(strided<const T>{from + whole * lanes + done, 1, lanes}, to.from(done, whole), rest,
+       cols - whole, to.row_stride == 1);
 }
