@@ -110,7 +110,7 @@ void add_each(const line& l) {
 }
 
 void add_compile() {
-  for (const std::string what : {"EIGEN_CORE", "INCLUDE", "ONE_CALL"}) {
+  for (const std::string what : {"EIGEN_CORE", "INCLUDE_ATTENTION", "INCLUDE", "ONE_CALL"}) {
     for (const std::string flags : {"-O2", "-O2 -march=native"}) {
       const std::string name = "compile/" + what + "/" + flags;
       benchmark::RegisterBenchmark(

@@ -1,6 +1,9 @@
-// What bench/compile.cpp has compiled: Eigen alone, the library's header, or a call.
+// What bench/compile.cpp has compiled: Eigen alone, the header of calls on matrices, all of the
+// library, or a call.
 #if defined(EIGEN_CORE)
 #include <Eigen/Core>
+#elif defined(INCLUDE_ATTENTION)
+#include <attn/attention.hpp>
 #else
 #include <attn/attn.hpp>
 #endif
