@@ -246,10 +246,8 @@ template <class T, int Vectors>
 void backward_block(const gradient_problem<T>& g, const gradient_rules<T>& rules, index first,
                     index rows, index begin, index end, T* memory) {
   constexpr index lanes = width<T, Vectors>;
-  std::int32_t row[lanes];
-  for (index w = 0; w < lanes; ++w) {
-    row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
-  }
+  const lane_rows<T, Vectors> of_lanes(first, rows);
+  const std::int32_t* const row = of_lanes.row;
   problem<T> part = g.p;  // the walk goes over these keys alone
   part.first_key = begin;
   part.shape.keys = static_cast<std::int32_t>(end);

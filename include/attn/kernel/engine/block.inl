@@ -48,6 +48,18 @@ struct query_rows {
   const std::int32_t* row;  // of each lane
 };
 
+/// The row of each lane: the last one again in lanes beyond the rows.
+template <class T, int Vectors>
+struct lane_rows {
+  std::int32_t row[width<T, Vectors>];
+
+  lane_rows(index first, index rows) {
+    for (index w = 0; w < width<T, Vectors>; ++w) {
+      row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
+    }
+  }
+};
+
 /// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
 template <class T>
 tile trimmed(tile t, const score_rules<T>& rules) {

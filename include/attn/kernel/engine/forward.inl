@@ -271,12 +271,8 @@ bool is_power_of_2(T x) {
 /// Rows [first, first + rows) of the result, at most as many as there are lanes.
 template <class T>
 void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
-                   const block_stages<T>& stages, T* memory) {
+                   const std::int32_t* row, const block_stages<T>& stages, T* memory) {
   const index lanes = stages.lanes;
-  std::int32_t row[block_rows<T>];
-  for (index w = 0; w < lanes; ++w) {
-    row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
-  }
   // A scale that rounds nothing may wait until the softmax, which then costs nothing. Where the
   // difference of two products overflows, the smaller has no weight at such a scale either.
   const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
@@ -321,7 +317,8 @@ index memory_size(const problem<T>& p) {
 template <class T>
 void forward(const problem<T>& p, const score_rules<T>& rules, index first, index rows, T* memory) {
   with_vectors_of<T>(rows, [&](auto vectors) {
-    forward_block(p, rules, first, rows, stages_of<T, vectors()>, memory);
+    const lane_rows<T, vectors()> lanes(first, rows);
+    forward_block(p, rules, first, rows, lanes.row, stages_of<T, vectors()>, memory);
   });
 }
 

@@ -207,10 +207,8 @@ void tangent_rows(const tangent_problem<T>& d, const gradient_rules<T>& rules, i
                   index rows, T* memory) {
   constexpr index lanes = width<T, Vectors>;
   const problem<T>& p = d.p;
-  std::int32_t row[lanes];
-  for (index w = 0; w < lanes; ++w) {
-    row[w] = static_cast<std::int32_t>(first + std::min(w, rows - 1));
-  }
+  const lane_rows<T, Vectors> of_lanes(first, rows);
+  const std::int32_t* const row = of_lanes.row;
   const auto at = tangent_memory<T>::of(memory, p.depth, p.value_depth,
                                         std::min(keys_a_tile, p.shape.keys), lanes);
   const strided<const T> query = p.query.from(first, 0);
