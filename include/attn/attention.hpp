@@ -236,8 +236,8 @@ void require_apart(const output& out, const options& options, const Q& query, co
   memory outputs[3];
   int count = 0;
   const auto add = [&](std::string_view name, const output& target, const auto& now) {
-    require(!overlaps_itself(now), name, " has strides with which its elements overlap");
-    outputs[count++] = {name, &target, footprint_of(now)};
+    const footprint& bytes = (outputs[count++] = {name, &target, footprint_of(now)}).bytes;
+    require(!overlaps_itself(now, bytes), name, " has strides with which its elements overlap");
   };
   if (out) add("out", out, out.template now<Scalar>());
   if (options.log_sum_exp) {

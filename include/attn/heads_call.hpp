@@ -234,8 +234,8 @@ class heads_outputs {
  private:
   template <class Now>
   void add(std::string_view name, const output& target, const Now& now) {
-    require(!overlaps_itself(now), name, " has strides with which its elements overlap");
     const footprint bytes = footprint_of(now);
+    require(!overlaps_itself(now, bytes), name, " has strides with which its elements overlap");
     for (int i = 0; i < input_count_; ++i) {
       require(!may_overlap(bytes, inputs_[i].bytes), name, " overlaps ", inputs_[i].name,
               " in memory: it would be written while that is read");

@@ -53,11 +53,10 @@ inline bool may_overlap(footprint a, footprint b) {
                             : from_b_to_a < b.run || from_b_to_a + a.run > a.step;
 }
 
-/// Whether two elements of a matrix may share memory.
+/// Whether two elements of a matrix may share memory; `a` is its footprint.
 template <class M>
-bool overlaps_itself(const M& m) {
+bool overlaps_itself(const M& m, const footprint& a) {
   if (m.size() == 0) return false;
-  const footprint a = footprint_of(m);
   return (m.rows() > 1 && m.rowStride() == 0) || (m.cols() > 1 && m.colStride() == 0) ||
          (a.step != 0 && a.run > a.step);
 }
@@ -142,7 +141,7 @@ footprint range_of(const heads_view<T>& view) {
 }
 
 template <class T>
-bool overlaps_itself(const heads_view<T>& view) {
+bool overlaps_itself(const heads_view<T>& view, const footprint&) {
   return view.shape().size() != 0 && walk_of(view).repeats;
 }
 

@@ -173,7 +173,7 @@ void rotate(const heads_view<T>& x, index width, rotary_layout layout, const tok
 
 template <class T>
 void check_turnable(const heads_view<T>& x) {
-  require(!overlaps_itself(x),
+  require(!overlaps_itself(x, footprint_of(x)),
           "x has elements that lie on one another, each would be turned again");
 }
 
