@@ -112,6 +112,7 @@ struct sequence_call {
     of.query_head = query_head;
     of.begin = (first_chunk() + n) * kernel::keys_a_chunk;
     of.end = std::min<index>(of.begin + kernel::keys_a_chunk, first.shape.keys);
+    of.into_first_cache = first_cache_takes_much();
     return of;
   }
 };

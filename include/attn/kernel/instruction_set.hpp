@@ -9,6 +9,7 @@
 #include <string_view>
 
 #if ATTN_X86
+#include <cpuid.h>
 #include <immintrin.h>
 #elif ATTN_NEON
 #include <arm_neon.h>
@@ -55,6 +56,28 @@ inline bool is_available(simd set) {
   }
 #endif
   return is_compiled(set);
+}
+
+/// Bytes of a core's first cache for data; 0 where the processor does not tell.
+inline std::size_t first_cache_bytes() {
+#if ATTN_X86
+  for (const unsigned leaf : {0x4U, 0x8000001dU}) {  // of Intel, of AMD
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    for (unsigned n = 0; __get_cpuid_count(leaf, n, &a, &b, &c, &d) != 0 && (a & 31) != 0; ++n) {
+      const bool of_data = (a & 31) != 2, is_first = (a >> 5 & 7) == 1;
+      const std::size_t line = (b & 4095) + 1, parts = (b >> 12 & 1023) + 1, ways = (b >> 22) + 1;
+      if (of_data && is_first) return line * parts * ways * (c + 1);
+    }
+  }
+#endif
+  return 0;
+}
+
+/// Whether the first cache can be asked for much at once. Measured on two that have 32 and 48 KiB
+/// (Zen 4, Zen 5), of which the smaller has room for 24 requests.
+inline bool first_cache_takes_much() {
+  static const bool takes_much = first_cache_bytes() > 32768;
+  return takes_much;
 }
 
 constexpr simd all_simd[] = {simd::avx512, simd::avx2, simd::neon, simd::portable};

@@ -136,9 +136,10 @@ struct query_group {
   index query_head = 0;  // from head to head of the query
   index begin = 0;       // the chunk's keys
   index end = 0;
-  T* out = nullptr;      // rows x value_depth: the result over these keys alone
-  T* highest = nullptr;  // rows: the largest score
-  T* sum = nullptr;      // rows: Σ exp(s - highest)
+  T* out = nullptr;               // rows x value_depth: the result over these keys alone
+  T* highest = nullptr;           // rows: the largest score
+  T* sum = nullptr;               // rows: Σ exp(s - highest)
+  bool into_first_cache = false;  // whether keys and values are asked for into the first cache
 
   [[nodiscard]] index rows() const { return heads * p.shape.queries; }
 };

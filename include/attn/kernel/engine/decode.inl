@@ -100,16 +100,16 @@ template <class T>
 rows_to_come<T> after_key(const query_group<T>& group, const tile& t, index j, index ahead) {
   const problem<T>& p = group.p;
   const index n = j + ahead;
-  if (n < t.keys) return {p.memory.key_at(t.key + n), p.depth};
-  return {p.memory.value_at(t.key + (n - t.keys) % t.keys), p.value_depth};
+  if (n < t.keys) return {p.memory.key_at(t.key + n), p.depth, group.into_first_cache};
+  return {p.memory.value_at(t.key + (n - t.keys) % t.keys), p.value_depth, group.into_first_cache};
 }
 template <class T>
 rows_to_come<T> after_value(const query_group<T>& group, const tile& t, index j, index ahead) {
   const problem<T>& p = group.p;
   const index n = t.key + j + ahead;
-  if (n < t.key + t.keys) return {p.memory.value_at(n), p.value_depth};
-  if (n < group.end) return {p.memory.key_at(n), p.depth};
-  return {p.memory.value_at(t.key + j), p.value_depth};
+  if (n < t.key + t.keys) return {p.memory.value_at(n), p.value_depth, group.into_first_cache};
+  if (n < group.end) return {p.memory.key_at(n), p.depth, group.into_first_cache};
+  return {p.memory.value_at(t.key + j), p.value_depth, group.into_first_cache};
 }
 
 /// The score tile of all rows: score and scale, a strip of keys after the other.

@@ -32,10 +32,6 @@ template <class T>
 ATTN_INLINE void prefetch(const T* a, index offset) {
   prefetch<T>(reinterpret_cast<std::uintptr_t>(a), offset);
 }
-template <class T>
-ATTN_INLINE void prefetch_second(std::uintptr_t address, index offset) {
-  prefetch<T, 2>(address, offset);
-}
 
 /// What lies some rows and columns further on in a matrix, which may be beyond its end: for asking.
 template <class T>
