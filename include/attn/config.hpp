@@ -177,8 +177,9 @@ ATTN_NOINLINE inline std::string joined(std::initializer_list<message_part> part
 /// Throws `std::invalid_argument` with the parts joined, unless `ok`.
 template <class... Parts>
 constexpr void require(bool ok, const Parts&... parts) {
-  if (!ok) [[unlikely]]
+  if (!ok) [[unlikely]] {
     refuse(joined({message_part(parts)...}));
+  }
 }
 
 /// x as a T. A finite number beyond the range of T becomes the largest of T, not infinity.
