@@ -285,6 +285,79 @@ TEST_CASE("packed sequences, some of them empty") {
   }
 }
 
+TEST_CASE("a bias that packed sequences share has the gradient of one that a batch shares") {
+  generator g(961);
+  const heads_shape packed{1, 2, 3 * 40, 6};
+  const auto q = any_heads<double>(g, packed), k = any_heads<double>(g, packed);
+  const auto v = any_heads<double>(g, packed), out_gradient = any_heads<double>(g, packed);
+  const auto bias = any_heads<double>(g, {1, 2, 40, 40});
+  const auto mask = attn::causal() & attn::as_mask(bias);
+  const std::vector<int> starts{0, 40, 80, 120};
+  heads_array<double> sums, found, dq, dk, dv;
+  const auto out = attn::packed_attention(q, k, v, starts, mask, {.log_sum_exp = sums});
+  attn::packed_attention_backward({.bias = found, .key = dk, .query = dq, .value = dv},
+                                  {.log_sum_exp = sums, .out = out, .out_gradient = out_gradient},
+                                  q, k, v, starts, mask);
+
+  heads_array<double> expected({1, 2, 40, 40});
+  std::fill_n(expected.data(), expected.shape().size(), 0.0);
+  for (index n = 0; n < 3; ++n) {
+    const auto part = [&](const heads_array<double>& of) { return of.view().tokens(40 * n, 40); };
+    heads_array<double> own_sums, own_bias, own_query, own_key, own_value;
+    const auto own = attn::scaled_dot_product_attention(part(q), part(k), part(v), mask,
+                                                        {.log_sum_exp = own_sums});
+    attn::scaled_dot_product_attention_backward(
+        {.bias = own_bias, .key = own_key, .query = own_query, .value = own_value},
+        {.log_sum_exp = own_sums, .out = own, .out_gradient = part(out_gradient)}, part(q), part(k),
+        part(v), mask);
+    for (index h = 0; h < 2; ++h) {
+      expected.head(0, h) += own_bias.head(0, h);
+      const auto same = [&](const heads_array<double>& all, const heads_array<double>& own_part) {
+        return (part(all).head(0, h) - own_part.head(0, h)).cwiseAbs().maxCoeff() < 1e-12;
+      };
+      CHECK(same(dq, own_query));
+      CHECK(same(dk, own_key));
+      CHECK(same(dv, own_value));
+    }
+  }
+  for (index h = 0; h < 2; ++h) {
+    CHECK((found.head(0, h) - expected.head(0, h)).cwiseAbs().maxCoeff() < 1e-12);
+  }
+}
+
+TEST_CASE("tokens that lie backwards in memory, and features that do") {
+  generator g(962);
+  const heads_shape n{2, 2, 50, 7};
+  const auto q = any_heads<float>(g, n), k = any_heads<float>(g, n), v = any_heads<float>(g, n);
+  const auto out_gradient = any_heads<float>(g, n);
+  const auto backwards = [&](auto& of) {
+    return attn::heads_view(of.data() + n.size() - 1, n,
+                            {-n.heads * n.length * n.width, -n.length * n.width, -n.width, -1});
+  };
+  const auto copied = [&](const heads_array<float>& of) {
+    heads_array<float> turned(n);
+    std::reverse_copy(of.data(), of.data() + n.size(), turned.data());
+    return turned;
+  };
+  const auto gradients = [&](const auto& query, const auto& key, const auto& value,
+                             const auto& gradient, const attn::gradients& to) {
+    heads_array<float> sums;
+    const auto out = attn::scaled_dot_product_attention(query, key, value, attn::causal(),
+                                                        {.log_sum_exp = sums});
+    attn::scaled_dot_product_attention_backward(
+        to, {.log_sum_exp = sums, .out = out, .out_gradient = gradient}, query, key, value,
+        attn::causal());
+  };
+  heads_array<float> dq, dk, dv, eq(n), ek(n), ev(n);
+  gradients(copied(q), copied(k), copied(v), copied(out_gradient),
+            {.key = dk, .query = dq, .value = dv});
+  gradients(backwards(q), backwards(k), backwards(v), backwards(out_gradient),
+            {.key = backwards(ek), .query = backwards(eq), .value = backwards(ev)});
+  check_same(dq.view(), copied(eq).view());
+  check_same(dk.view(), copied(ek).view());
+  check_same(dv.view(), copied(ev).view());
+}
+
 TEST_CASE("what is awful in one packed sequence stays there") {
   generator g(960);
   auto of = any_packed<float>(g, heads_order::bhld);

@@ -232,14 +232,9 @@ TEST_CASE("nothing that is hidden reaches a row") {
 TEST_CASE("heads are as one by one, on any executor") {
   generator g(706);
   const attn::heads_shape of_query{2, 4, 60, 16}, of_key{2, 2, 140, 16}, of_value{2, 2, 140, 8};
-  const auto any_heads = [&](const attn::heads_shape& n) {
-    attn::heads_array<float> made(n);
-    for (index i = 0; i < n.size(); ++i) made.data()[i] = static_cast<float>(g.uniform());
-    return made;
-  };
-  const auto q = any_heads(of_query), dq = any_heads(of_query);
-  const auto k = any_heads(of_key), dk = any_heads(of_key);
-  const auto v = any_heads(of_value), dv = any_heads(of_value);
+  const auto q = any_heads<float>(g, of_query), dq = any_heads<float>(g, of_query);
+  const auto k = any_heads<float>(g, of_key), dk = any_heads<float>(g, of_key);
+  const auto v = any_heads<float>(g, of_value), dv = any_heads<float>(g, of_value);
   const std::vector<int> lengths = {140, 31};
   attn::heads_array<float> lse;
   const auto all = [&](const attn::executor& executor) {
@@ -265,6 +260,51 @@ TEST_CASE("heads are as one by one, on any executor") {
       CHECK(one.log_sum_exp_tangent == found.log_sum_exp_tangent.head(b, h));
       CHECK(by_threads.out_tangent.head(b, h) == found.out_tangent.head(b, h));
     }
+  }
+}
+
+TEST_CASE("keys of one sequence for a batch of queries of different lengths") {
+  generator g(707);
+  const auto q = any_heads<double>(g, {3, 2, 7, 4}), dq = any_heads<double>(g, {3, 2, 7, 4});
+  const auto k = any_heads<double>(g, {1, 1, 9, 4}), dk = any_heads<double>(g, {1, 1, 9, 4});
+  const auto v = any_heads<double>(g, {1, 1, 9, 3}), dv = any_heads<double>(g, {1, 1, 9, 3});
+  const std::vector<int> lengths = {7, 0, 3};
+  const auto found = attn::scaled_dot_product_attention_jvp(
+      {.key = dk, .query = dq, .value = dv}, q, k, v, attn::causal(),
+      {.alignment = attn::bottom_right, .query_lengths = lengths});
+  for (index b = 0; b < 3; ++b) {
+    const index length = lengths[static_cast<std::size_t>(b)];
+    for (index h = 0; h < 2; ++h) {
+      const auto one = attn::scaled_dot_product_attention_jvp(
+          {.key = matrix<double>(dk.head(0, 0)),
+           .query = matrix<double>(dq.head(b, h).topRows(length)),
+           .value = matrix<double>(dv.head(0, 0))},
+          matrix<double>(q.head(b, h).topRows(length)), matrix<double>(k.head(0, 0)),
+          matrix<double>(v.head(0, 0)), attn::causal(), {.alignment = attn::bottom_right});
+      CHECK(one.out == found.out.head(b, h).topRows(length));
+      CHECK(one.out_tangent == found.out_tangent.head(b, h).topRows(length));
+      CHECK(one.log_sum_exp_tangent == found.log_sum_exp_tangent.head(b, h).topRows(length));
+      CHECK(found.out_tangent.head(b, h).bottomRows(7 - length).isZero(0));
+      CHECK(found.log_sum_exp_tangent.head(b, h).bottomRows(7 - length).isZero(0));
+    }
+  }
+}
+
+TEST_CASE("no keys, no queries, no heads, no sequences: nothing changes") {
+  generator g(708);
+  for (const auto& [batch, heads, queries, keys] :
+       {std::tuple{2, 2, 3, 0}, {2, 2, 0, 3}, {2, 0, 3, 3}, {0, 2, 3, 3}}) {
+    const auto q = any_heads<float>(g, {batch, heads, queries, 4});
+    const auto k = any_heads<float>(g, {batch, heads, keys, 4});
+    const auto v = any_heads<float>(g, {batch, heads, keys, 5});
+    const auto found =
+        attn::scaled_dot_product_attention_jvp({.key = k, .query = q, .value = v}, q, k, v);
+    CHECK(found.out_tangent.shape() == attn::heads_shape{batch, heads, queries, 5});
+    const auto is_zero = [](const attn::heads_array<float>& of) {
+      return std::all_of(of.data(), of.data() + of.shape().size(), [](float x) { return x == 0; });
+    };
+    CHECK(is_zero(found.out_tangent));
+    CHECK(is_zero(found.log_sum_exp_tangent));
   }
 }
 
