@@ -208,7 +208,7 @@ class growing_cache {
   /// n x value_width; views or arrays in any order of memory. Throws std::invalid_argument where
   /// shapes differ or that memory is the cache's own, and std::length_error where there is no room;
   /// the cache is then as before. Allocates nothing.
-  template <HeadsLike K, HeadsLike V>
+  template <class K, class V>
   void append(const K& key, const V& value) {
     append_to(0, batch(), {view(key), view(value)});
   }
@@ -279,9 +279,17 @@ class growing_cache {
 
   template <class V>
   static heads_view<const T> view(const V& tokens) {
-    static_assert(std::is_same_v<typename decltype(as_heads(tokens))::value_type, T>,
-                  "attn: a cache takes keys and values of its own element type: cast them first.");
-    return as_heads(tokens);
+    static_assert(HeadsLike<V>,
+                  "attn: a cache takes views or arrays of heads: attn::split_heads(matrix, heads), "
+                  "or attn::one_head(matrix), of a matrix that has a name.");
+    if constexpr (HeadsLike<V>) {
+      static_assert(std::is_same_v<typename decltype(as_heads(tokens))::value_type, T>,
+                    "attn: a cache takes keys and values of its own element type: cast them "
+                    "first.");
+      return as_heads(tokens);
+    } else {
+      return {};
+    }
   }
 
   void append_to(index first, index sequences, const new_tokens<T>& tokens) {
@@ -309,7 +317,8 @@ class growing_cache {
     const heads_shape& shape = tokens.shape();
     require(shape.batch == sequences && shape.heads == heads_ && shape.width == width, name, " is ",
             shape.batch, " x ", shape.heads, " x ", shape.length, " x ", shape.width,
-            ", it should be ", sequences, " x ", heads_, " x any x ", width);
+            ", it should be ", sequences, " x ", heads_, " x any x ", width,
+            " (sequences, heads, tokens, features)");
   }
 
   void check_is_apart(std::string_view name, const heads_view<const T>& tokens) {

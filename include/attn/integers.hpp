@@ -5,9 +5,14 @@
 #include <attn/config.hpp>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <iterator>
 #include <limits>
+#include <memory>
+#include <span>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 namespace attn::inline ATTN_ABI {
 
@@ -25,28 +30,41 @@ concept ContiguousList =
             requires bool(List::IsVectorAtCompileTime) && List::InnerStrideAtCompileTime == 1;
           });
 
+/// refer(list); or of a list that would be gone before it is used, an owner without a name, moved
+/// to where the result keeps it.
+template <class List, class Refer>
+std::shared_ptr<const void> refer_or_keep(List&& list, const Refer& refer) {
+  using owner = std::remove_cvref_t<List>;
+  if constexpr (std::is_lvalue_reference_v<List> || std::ranges::enable_borrowed_range<owner>) {
+    refer(list);
+    return nullptr;
+  } else {
+    auto kept = std::make_shared<const owner>(std::forward<List>(list));
+    refer(*kept);
+    return kept;
+  }
+}
+
 }  // namespace detail
 
 /// A reference to 32- or 64-bit signed integers one after the other in memory: a std::vector,
-/// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index.
-/// What is referred to must outlive its use.
+/// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index. A
+/// list with a name must outlive its use; a temporary is moved in.
 class integers {
  public:
   /// Nothing is given.
   constexpr integers() = default;
 
-  /// Refers to a list.
-  template <detail::ContiguousList List>
-    requires(!std::is_same_v<List, integers>)
-  integers(const List& list)  // NOLINT(google-explicit-constructor): `{.key_lengths = n}` converts
-      : data_(std::data(list)), size_(static_cast<index>(std::size(list))) {
-    using element = std::remove_cvref_t<decltype(*std::data(list))>;
-    static_assert(std::is_integral_v<element> && std::is_signed_v<element> &&
-                      (sizeof(element) == 4 || sizeof(element) == 8),
-                  "attn: lengths should be a list of std::int32_t or std::int64_t.");
-    given_ = true;
-    wide_ = sizeof(element) == 8;
+  /// Refers to a list, or keeps it.
+  template <class List>
+    requires(detail::ContiguousList<std::remove_cvref_t<List>> &&
+             !std::is_same_v<std::remove_cvref_t<List>, integers>)
+  integers(List&& list) {  // NOLINT(google-explicit-constructor): `{.key_lengths = n}` converts
+    kept_ = detail::refer_or_keep(std::forward<List>(list),
+                                  [&](const auto& referred) { refer_to(referred); });
   }
+  /// Keeps a few numbers written on the spot.
+  integers(std::initializer_list<index> list) : integers(std::vector<index>(list)) {}
 
   /// Whether a list was given.
   [[nodiscard]] constexpr explicit operator bool() const { return given_; }
@@ -58,6 +76,18 @@ class integers {
   }
 
  private:
+  template <class List>
+  void refer_to(const List& list) {
+    using element = std::remove_cvref_t<decltype(*std::data(list))>;
+    static_assert(std::is_integral_v<element> && std::is_signed_v<element> &&
+                      (sizeof(element) == 4 || sizeof(element) == 8),
+                  "attn: lengths should be a list of std::int32_t or std::int64_t.");
+    data_ = std::data(list);
+    size_ = static_cast<index>(std::size(list));
+    given_ = true;
+    wide_ = sizeof(element) == 8;
+  }
+
   /// Whatever the type of as many bytes is called. A number beyond a 32-bit index becomes the
   /// farthest there is, which no length or position may be.
   template <class Element>
@@ -71,6 +101,7 @@ class integers {
     return static_cast<index>(element);
   }
 
+  std::shared_ptr<const void> kept_;
   const void* data_ = nullptr;
   index size_ = 0;
   bool given_ = false;

@@ -97,7 +97,7 @@ class sliding_window {
 };
 
 /// Only the first `length` keys are seen: the others are padding. One length for every sequence, or
-/// a list with one a sequence, which must outlive the mask.
+/// a list with one a sequence, which must outlive the mask where it has a name.
 class key_padding {
  public:
   static constexpr bool positional = false;
@@ -107,18 +107,12 @@ class key_padding {
     detail::require(length >= 0, "key_padding has length ", length, ", it should be at least 0");
   }
   /// One length a sequence. Throws std::invalid_argument for a negative one.
-  explicit key_padding(integers lengths) : lengths_(lengths) {
-    for (index b = 0; b < lengths.size(); ++b) {
-      detail::require(lengths[b] >= 0, "key_padding has length ", lengths[b], " for sequence ", b,
+  explicit key_padding(integers lengths) : lengths_(std::move(lengths)) {
+    for (index b = 0; b < lengths_.size(); ++b) {
+      detail::require(lengths_[b] >= 0, "key_padding has length ", lengths_[b], " for sequence ", b,
                       ", it should be at least 0");
     }
   }
-
-  /// A list that would be gone before the mask is used.
-  template <class List>
-    requires(!std::is_lvalue_reference_v<List> && detail::ContiguousList<List> &&
-             (!std::is_trivially_copyable_v<List> || requires { std::tuple_size<List>::value; }))
-  explicit key_padding(List&& lengths) = delete;
 
   constexpr void check(const call_shape& shape) const {
     detail::require(!lengths_ || lengths_.size() == shape.batch, "key_padding has ",

@@ -25,15 +25,13 @@ class sinks {
   constexpr sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
 
   /// One a head: a std::vector, std::array, std::span, C array or Eigen vector of float or double,
-  /// one number after the other. It must outlive the call.
-  template <detail::ContiguousList List>
-    requires(!std::is_same_v<List, sinks>)
-  sinks(const List& list)  // NOLINT(google-explicit-constructor): `{.sink = logits}` converts to it
-      : list_(std::data(list)), size_(static_cast<index>(std::size(list))) {
-    using element = std::remove_cvref_t<decltype(*std::data(list))>;
-    static_assert(std::is_same_v<element, float> || std::is_same_v<element, double>,
-                  "attn: sinks should be a list of float or double, one a head.");
-    wide_ = std::is_same_v<element, double>;
+  /// one number after the other. A list with a name must outlive the call; a temporary is moved in.
+  template <class List>
+    requires(detail::ContiguousList<std::remove_cvref_t<List>> &&
+             !std::is_same_v<std::remove_cvref_t<List>, sinks>)
+  sinks(List&& list) {  // NOLINT(google-explicit-constructor): `{.sink = logits}` converts to it
+    kept_ = detail::refer_or_keep(std::forward<List>(list),
+                                  [&](const auto& referred) { refer_to(referred); });
   }
 
   /// How many there are; -1 where one holds for every head.
@@ -54,6 +52,17 @@ class sinks {
   }
 
  private:
+  template <class List>
+  void refer_to(const List& list) {
+    using element = std::remove_cvref_t<decltype(*std::data(list))>;
+    static_assert(std::is_same_v<element, float> || std::is_same_v<element, double>,
+                  "attn: sinks should be a list of float or double, one a head.");
+    list_ = std::data(list);
+    size_ = static_cast<index>(std::size(list));
+    wide_ = std::is_same_v<element, double>;
+  }
+
+  std::shared_ptr<const void> kept_;
   double all_ = -std::numeric_limits<double>::infinity();
   const void* list_ = nullptr;
   index size_ = -1;

@@ -8,7 +8,7 @@ namespace attn::inline ATTN_ABI {
 
 /// Where packed sequences start: sequence n is tokens [starts[n], starts[n + 1]); one more number
 /// than sequences, the first 0, the last the number of tokens (`cu_seqlens` elsewhere). Lists of
-/// 32- or 64-bit integers that outlive the call. A sequence may be empty.
+/// 32- or 64-bit integers, which outlive the call where they have names. A sequence may be empty.
 struct packed_starts {
   integers query;  ///< of the queries
   integers key;    ///< of the keys
@@ -20,9 +20,10 @@ struct packed_starts {
   /// Refers to the lists.
   packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
   template <class List>
-    requires(!std::is_same_v<List, packed_starts> && std::is_constructible_v<integers, const List&>)
-  packed_starts(const List& both)  // NOLINT(google-explicit-constructor): as above
-      : packed_starts(integers(both)) {}
+    requires(!std::is_same_v<std::remove_cvref_t<List>, packed_starts> &&
+             std::is_constructible_v<integers, List>)
+  packed_starts(List&& both)  // NOLINT(google-explicit-constructor): as above
+      : packed_starts(integers(std::forward<List>(both))) {}
   /// @}
 };
 

@@ -1,7 +1,9 @@
 // Many heads in one call: the one-head call in a loop, bit for bit, for every layout, grouping,
 // mask and length, and nothing of padding in the result.
+#include <array>
 #include <attn/block_mask.hpp>
 #include <attn/heads_attention.hpp>
+#include <attn/varlen.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 #include "heads/support.hpp"
@@ -246,6 +248,35 @@ TEST_CASE("sinks, one a head") {
         q.view(), k.view(), k.view(), options, [](index, index) { return attn::none(); },
         [](index, index) { return attn::identity(); }, out, lse, weights);
   }
+}
+
+TEST_CASE("lists without a name are kept, those with one are referred to") {
+  generator g(511);
+  const auto q = any_heads<float>(g, {2, 2, 3, 4});
+  std::vector<int> lengths{2, 3};
+  const std::vector<float> logits{1, 2};
+  const auto result = [&](const attn::options& options) {
+    return attn::scaled_dot_product_attention(q, q, q, options);
+  };
+  const auto expected = result({.key_lengths = lengths, .sink = logits});
+  attn::options kept{.key_lengths = std::vector<int>(lengths), .sink = std::vector<float>(logits)};
+  const attn::options copied = kept;
+  kept = {.key_lengths = std::array<std::int64_t, 2>{2, 3}, .sink = Eigen::Vector2d(1, 2)};
+  check_same(result(copied).view(), expected.view());
+  check_same(result(kept).view(), expected.view());
+  check_same(result({.key_lengths = {2, 3}, .sink = logits}).view(), expected.view());
+  const attn::key_padding mask(std::vector<int>{2, 3}), same({2, 3});
+  check_same(attn::scaled_dot_product_attention(q, q, q, mask, {.sink = logits}).view(),
+             expected.view());
+  check_same(attn::scaled_dot_product_attention(q, q, q, same, {.sink = logits}).view(),
+             expected.view());
+
+  const attn::options referred{.key_lengths = lengths, .sink = logits};
+  lengths = {3, 3};
+  check_same(result(referred).view(), result({.sink = logits}).view());
+  const attn::packed_starts starts(std::vector<int>{0, 1, 3}), two{{0, 1, 3}, lengths};
+  CHECK(starts.key[2] == 3);
+  CHECK(two.query[1] == 1);
 }
 
 TEST_CASE("one sequence of keys serves a batch") {

@@ -164,14 +164,15 @@ void refuse_what_does_not_fit(Cache cache) {
     return message;
   };
   CHECK(said([&] { cache.append(tokens(1, 3, 4, 5), value); }) ==
-        "key is 1 x 3 x 4 x 5, it should be 2 x 3 x any x 5");
+        "key is 1 x 3 x 4 x 5, it should be 2 x 3 x any x 5 (sequences, heads, tokens, features)");
   CHECK(said([&] { cache.append(tokens(2, 2, 4, 5), value); }) != "");
   CHECK(said([&] { cache.append(tokens(2, 3, 4, 6), value); }) != "");
-  CHECK(said([&] { cache.append(key, key); }) ==
-        "value is 2 x 3 x 4 x 5, it should be 2 x 3 x any x 6");
+  CHECK(
+      said([&] { cache.append(key, key); }) ==
+      "value is 2 x 3 x 4 x 5, it should be 2 x 3 x any x 6 (sequences, heads, tokens, features)");
   CHECK(said([&] { cache.append(key, tokens(2, 3, 3, 6)); }) == "value has 3 tokens, key has 4");
   CHECK(said([&] { cache.append(1, key, value); }) ==
-        "key is 2 x 3 x 4 x 5, it should be 1 x 3 x any x 5");
+        "key is 2 x 3 x 4 x 5, it should be 1 x 3 x any x 5 (sequences, heads, tokens, features)");
   const auto of_cache = [&](const float* memory, index width) {
     return attn::heads_view<const float>(memory, {2, 3, 4, width}, {0, 0, 0, 1});
   };
