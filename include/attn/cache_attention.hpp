@@ -25,14 +25,10 @@ void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, ind
     if (keys.table == nullptr) return outputs.require_apart_from("the cache", of_page(first));
     // Seldom does anything lie between the first and the last of the pages in memory: then it is
     // looked at page by page.
-    footprint all = of_page(first);
     const auto [low, high] = std::minmax_element(keys.table + first, keys.table + last + 1);
-    for (const std::int32_t* const end : {low, high}) {
-      const footprint one = of_page(end - keys.table);
-      all.begin = std::min(all.begin, one.begin);
-      all.end = std::max(all.end, one.end);
-    }
-    if (!outputs.overlap({all.begin, all.end, 0, all.end - all.begin})) return;
+    const footprint one = of_page(low - keys.table), other = of_page(high - keys.table);
+    const auto begin = std::min(one.begin, other.begin), end = std::max(one.end, other.end);
+    if (!outputs.overlap({begin, end, 0, end - begin})) return;
     for (index n = first; n <= last; ++n) outputs.require_apart_from("the cache", of_page(n));
   };
   check(keys.key, key_width, keys.key_page, {0, keys.key_head, keys.key_row, keys.key_col});

@@ -103,6 +103,10 @@ class token_blocks {
   [[nodiscard]] const T* data() const { return elements_.data(); }
   [[nodiscard]] T* data() { return elements_.data(); }
   [[nodiscard]] std::size_t bytes() const { return elements_.size() * sizeof(T); }
+  [[nodiscard]] footprint memory() const {
+    const auto begin = reinterpret_cast<std::uintptr_t>(data());
+    return {begin, begin + bytes(), 0, bytes()};
+  }
   /// From block to block (`batch`), head to head and row to row.
   [[nodiscard]] const heads_strides& strides() const { return strides_; }
   [[nodiscard]] heads_view<T> view() { return {data(), shape_, strides_}; }
@@ -323,9 +327,9 @@ class growing_cache {
 
   void check_is_apart(std::string_view name, const heads_view<const T>& tokens) {
     const footprint read = range_of(tokens);
-    const stored_tokens<T>& mine = std::as_const(self().tokens());
-    const bool inside = may_overlap(read, range_of(mine.key.view())) ||
-                        may_overlap(read, range_of(mine.value.view()));
+    const stored_tokens<T>& mine = self().tokens();
+    const bool inside =
+        may_overlap(read, mine.key.memory()) || may_overlap(read, mine.value.memory());
     require(!inside, name, " lies in the memory of the cache: append a copy of it");
   }
 

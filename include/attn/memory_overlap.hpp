@@ -99,29 +99,6 @@ walk walk_of(const heads_view<T>& view) {
   return w;
 }
 
-/// Exact where the view is at most runs at equal distances; else all bytes from first to last.
-template <class T>
-footprint footprint_of(const heads_view<T>& view) {
-  if (view.shape().size() == 0) return {};
-  const heads_shape& n = view.shape();
-  const heads_strides& by = view.strides();
-  const walk w = walk_of(view);
-  index lowest = 0;
-  for (const auto& [step, count] :
-       {std::pair{by.batch, n.batch}, {by.head, n.heads}, {by.row, n.length}, {by.col, n.width}}) {
-    lowest += std::min<index>(0, step * (count - 1));
-  }
-  index span = 1;
-  for (int i = 0; i < w.size; ++i) span += w.step[i] * (w.count[i] - 1);
-  const auto bytes = [](index elements) {
-    return static_cast<std::uintptr_t>(elements) * sizeof(T);
-  };
-  const auto begin = reinterpret_cast<std::uintptr_t>(view.data() + lowest);
-  const bool runs = w.size == 2 && w.step[1] == 1;
-  return {begin, begin + bytes(span), runs ? bytes(w.step[0]) : 0,
-          runs ? bytes(w.count[1]) : bytes(span)};
-}
-
 /// All bytes from the first to the last of a view.
 template <class T>
 footprint range_of(const heads_view<T>& view) {
@@ -138,6 +115,19 @@ footprint range_of(const heads_view<T>& view) {
            static_cast<std::uintptr_t>(element) * sizeof(T);
   };
   return {at(low), at(high), 0, at(high) - at(low)};
+}
+
+/// Exact where the view is at most runs at equal distances; else all bytes from first to last.
+template <class T>
+footprint footprint_of(const heads_view<T>& view) {
+  footprint bytes = range_of(view);
+  if (bytes.run == 0) return bytes;
+  const walk w = walk_of(view);
+  if (w.size == 2 && w.step[1] == 1) {
+    bytes.step = static_cast<std::uintptr_t>(w.step[0]) * sizeof(T);
+    bytes.run = static_cast<std::uintptr_t>(w.count[1]) * sizeof(T);
+  }
+  return bytes;
 }
 
 template <class T>
