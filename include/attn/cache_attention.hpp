@@ -36,6 +36,44 @@ void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, ind
         {0, keys.value_head, keys.value_row, keys.value_col});
 }
 
+/// What a call reads of a cache, of which a single sequence serves all of a batch.
+template <class Cache>
+struct cached_keys {
+  const Cache& cache;
+  index calls_batch;
+
+  [[nodiscard]] index batch() const { return cache.batch() == 1 ? calls_batch : cache.batch(); }
+  [[nodiscard]] index heads() const { return cache.heads(); }
+  [[nodiscard]] index key_width() const { return cache.key_width(); }
+  [[nodiscard]] index value_width() const { return cache.value_width(); }
+  [[nodiscard]] auto sequence(index b) const { return cache.sequence(cache.batch() == 1 ? 0 : b); }
+};
+
+/// Throws where queries would miss what a ring has overwritten of their windows.
+template <class T, class Stored, class M>
+void check_windows(const heads_call<T, Stored>& call, const M& mask) {
+  for (index b = 0; b < call.batch(); ++b) {
+    const stored_keys<T> keys = call.stored.sequence(b);
+    const call_shape shape = call.shape(b);
+    const index lacking = std::min<index>(shape.queries, keys.whole_from - shape.offset);
+    if (keys.first == 0 || lacking <= 0) continue;
+    for (index h = 0; h < call.query.heads(); ++h) {
+      const tile lost{static_cast<std::int32_t>(b),
+                      static_cast<std::int32_t>(h),
+                      0,
+                      shape.offset,
+                      0,
+                      static_cast<std::int32_t>(lacking),
+                      static_cast<std::int32_t>(keys.first)};
+      require(mask.cover(lost) == coverage::none, "the ring_cache has overwritten what ", lacking,
+              " of the ", shape.queries, " queries of sequence ", b,
+              " see: it has the windows of queries from position ", keys.whole_from,
+              " on, the first stands at ", shape.offset,
+              " (attend with the tokens appended last, or give it more capacity)");
+    }
+  }
+}
+
 template <class T, class Cache, class M, class F>
 void cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
                      const M& mask, const F& score_mod, const options& options) {
@@ -46,16 +84,18 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   check_lengths("options.query_lengths", options.query_lengths, n.batch, n.length);
   require(!options.key_lengths,
           "options.key_lengths is not for a cache, which knows its lengths: truncate it");
-  heads_call<T, Cache> call{query, cache, options};
+  const cached_keys<Cache> stored{cache, n.batch};
+  heads_call<T, cached_keys<Cache>> call{query, stored, options};
   check_heads(call, "cache");
   index longest = 0;
-  for (index b = 0; b < n.batch; ++b) longest = std::max(longest, cache.sequence(b).length);
+  for (index b = 0; b < cache.batch(); ++b) longest = std::max(longest, cache.sequence(b).length);
   check_rules(call, longest, mask, score_mod);
+  if constexpr (positional_mask<M> || positional_score_mod<F, T>) check_windows(call, mask);
 
   heads_outputs outputs;
   outputs.add_input("query", query);
   check_outputs(outputs, call, out, longest, mask, score_mod);
-  for (index b = 0; b < n.batch; ++b) {
+  for (index b = 0; b < cache.batch(); ++b) {
     require_apart(outputs, cache.sequence(b), cache.heads(), cache.key_width(),
                   cache.value_width());
   }
@@ -65,27 +105,31 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
 
 }  // namespace detail
 
-/// Attention of B x H x Lq x d queries to everything in a cache of B sequences, whose own number of
-/// heads divides H. With `bottom_right` the last query of each sequence stands at its last key,
-/// which is what it should be after its own key has been appended; a query in a batch that is
-/// padded has options.query_lengths. What a ring has overwritten is hidden from all queries. Key
-/// positions are counted from the first token ever appended.
+/// Attention of B x H x Lq x d queries to everything in a cache of B sequences, or of one that
+/// serves all, whose own number of heads divides H. With `bottom_right` the last query of each
+/// sequence stands at its last key, which is what it should be after its own key has been appended;
+/// a query in a batch that is padded has options.query_lengths. What a ring has overwritten is
+/// hidden from all queries. Key positions are counted from the first token ever appended.
 ///
 /// Returns B x H x Lq x (value width). A mask in memory has as many keys as the longest sequence.
-/// Throws std::invalid_argument as the call on heads does. float and double.
-template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
+/// Throws std::invalid_argument as the call on heads does, and where the mask lets queries see what
+/// a ring had to overwrite of their windows: those that stand before the tokens appended last.
+/// float and double.
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask, const F& score_mod,
                                   const attn::options& options = {}) {
-  using T = detail::heads_scalar<Q>;
-  const auto q = detail::as_heads(query);
-  heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
-  detail::cache_attention<T>(out, q, cache, as_mask(mask), score_mod, options);
-  return out;
+  if constexpr (detail::require_heads<Q>()) {
+    using T = detail::heads_scalar<Q>;
+    const auto q = detail::as_heads(query);
+    heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
+    detail::cache_attention<T>(out, q, cache, as_mask(mask), score_mod, options);
+    return out;
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, KeyValueCache Cache, class M>
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
 auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask,
                                   const attn::options& options = {}) {
@@ -93,7 +137,7 @@ auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask,
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, KeyValueCache Cache>
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache>
 auto scaled_dot_product_attention(const Q& query, const Cache& cache,
                                   const attn::options& options = {}) {
   return scaled_dot_product_attention(query, cache, none{}, identity{}, options);
@@ -102,19 +146,21 @@ auto scaled_dot_product_attention(const Q& query, const Cache& cache,
 /// The same into memory of the caller's, a view or an array. With a workspace in the options, a
 /// call after the first of its kind allocates nothing on the calling thread, however many tokens
 /// are appended, but where one of a batch has more of a page_pool's tokens than its share.
-template <detail::HeadsLike Q, KeyValueCache Cache, class M, class F>
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
                                        M&& mask, const F& score_mod,
                                        const attn::options& options = {}) {
   detail::require(static_cast<bool>(out),
                   "out is nothing: it should be a heads_view or heads_array");
-  detail::cache_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query), cache,
-                                                   as_mask(mask), score_mod, options);
+  if constexpr (detail::require_heads<Q>()) {
+    detail::cache_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query), cache,
+                                                     as_mask(mask), score_mod, options);
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, KeyValueCache Cache, class M>
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
                                        M&& mask, const attn::options& options = {}) {
@@ -122,7 +168,7 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, KeyValueCache Cache>
+template <detail::HeadsOrMatrix Q, KeyValueCache Cache>
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
                                        const attn::options& options = {}) {
   scaled_dot_product_attention_into(out, query, cache, none{}, identity{}, options);

@@ -233,12 +233,8 @@ auto blhd(M&& tensor) {
 /// A matrix with a row a token as `heads` heads side by side: head h is columns [h d, (h + 1) d).
 /// With `batch` sequences of equal length one below the other. A plain lvalue, or a Map, Block or
 /// Ref. Throws std::invalid_argument where heads or batch do not divide.
-template <class M>
-  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+template <detail::Lasting M>
 auto split_heads(M&& matrix, index heads, index batch = 1) {
-  static_assert(std::is_lvalue_reference_v<M> ||
-                    (detail::MatrixView<M> && !detail::may_own<std::remove_cvref_t<M>>),
-                "attn: split_heads of a temporary would dangle: give the matrix a name.");
   detail::require(heads >= 1 && matrix.cols() % heads == 0, "heads is ", heads,
                   ", it should be at least 1 and divide the ", matrix.cols(), " columns");
   detail::require(batch >= 1 && matrix.rows() % batch == 0, "batch is ", batch,
@@ -249,10 +245,18 @@ auto split_heads(M&& matrix, index heads, index batch = 1) {
                              {shape.length * matrix.rowStride(), shape.width * matrix.colStride(),
                               matrix.rowStride(), matrix.colStride()});
 }
+/// What is gone after the statement does not compile.
+template <detail::EigenDense M>
+  requires(!detail::Lasting<M>)
+auto split_heads(M&&, index, index = 1) {
+  static_assert(detail::Lasting<M>,
+                "attn: split_heads of a temporary or an expression would dangle: evaluate it into "
+                "a matrix that has a name.");
+  return heads_view<typename std::remove_cvref_t<M>::Scalar>(nullptr, {}, {});
+}
 
 /// One matrix as one head of one sequence.
-template <class M>
-  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+template <detail::EigenDense M>
 auto one_head(M&& matrix) {
   return split_heads(std::forward<M>(matrix), 1);
 }
@@ -267,8 +271,7 @@ struct qkv_views {
 
 /// A matrix with a row a token that holds, side by side, `heads` heads of query, then `key_heads`
 /// of key and as many of value, all as wide: what one joint projection gives.
-template <class M>
-  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+template <detail::EigenDense M>
 auto split_qkv(M&& matrix, index heads, index key_heads, index batch = 1) {
   detail::require(heads >= 1 && key_heads >= 1, "split_qkv has ", heads, " query and ", key_heads,
                   " key heads, both should be at least 1");
@@ -284,8 +287,7 @@ auto split_qkv(M&& matrix, index heads, index key_heads, index batch = 1) {
                             part(heads + key_heads, key_heads)};
 }
 /// The same with as many heads of key and value as of query.
-template <class M>
-  requires(detail::PlainMatrix<M> || detail::MatrixView<M>)
+template <detail::EigenDense M>
 auto split_qkv(M&& matrix, index heads) {
   return split_qkv(std::forward<M>(matrix), heads, heads);
 }

@@ -125,6 +125,20 @@ void check_keys_and_values(const heads_view<const T>& key, const heads_view<cons
 template <class Q>
 using heads_scalar = typename decltype(as_heads(std::declval<const Q&>()))::value_type;
 
+/// What is read as heads, and what is refused with a message.
+template <class V>
+concept HeadsOrMatrix = HeadsLike<V> || EigenDense<V>;
+
+/// What is wrong with matrices in place of heads; whether nothing is.
+template <class... V>
+constexpr bool require_heads() {
+  static_assert((HeadsLike<V> && ...),
+                "attn: caches and packed sequences are for views or arrays of heads: "
+                "attn::split_heads(matrix, heads), or attn::one_head(matrix), of a matrix that has "
+                "a name.");
+  return (HeadsLike<V> && ...);
+}
+
 /// What is wrong with the types of a call on heads.
 template <class Q, class K, class V>
 constexpr void require_one_scalar() {

@@ -37,6 +37,12 @@ inline constexpr bool may_own = false;
 template <class T, int Options, class Stride>
 inline constexpr bool may_own<Eigen::Ref<const T, Options, Stride>> = true;
 
+/// Has memory that is still there after the statement in which it is written.
+template <class M>
+concept Lasting =
+    (PlainMatrix<M> && std::is_lvalue_reference_v<M>) ||
+    (MatrixView<M> && (std::is_lvalue_reference_v<M> || !may_own<std::remove_cvref_t<M>>));
+
 template <class M>
 class borrowed_matrix {
  public:
@@ -64,14 +70,14 @@ template <EigenDense M>
 auto hold(M&& m) {
   using T = std::remove_cvref_t<M>;
   using plain = typename T::PlainObject;
-  if constexpr (PlainMatrix<T> && std::is_lvalue_reference_v<M>) {
+  if constexpr (!Lasting<M>) {
+    return owned_matrix<plain>(std::forward<M>(m));
+  } else if constexpr (PlainMatrix<T>) {
     return borrowed_matrix<T>(m);
-  } else if constexpr (MatrixView<T> && (std::is_lvalue_reference_v<M> || !may_own<T>)) {
+  } else {
     using view = Eigen::Map<const plain, Eigen::Unaligned, any_stride>;
     return owned_matrix<view>(
         view(m.data(), m.rows(), m.cols(), any_stride(m.outerStride(), m.innerStride())));
-  } else {
-    return owned_matrix<plain>(std::forward<M>(m));
   }
 }
 

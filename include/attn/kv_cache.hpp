@@ -110,6 +110,7 @@ class ring_cache : public detail::growing_cache<ring_cache<T>, T> {
     stored_keys<T> all = tokens_.at(b, this->length(b));
     all.piece = capacity();
     all.first = first(b);
+    all.whole_from = all.first == 0 ? 0 : all.first + window_ - 1;
     return all;
   }
 

@@ -4,6 +4,7 @@
 
 #include <attn/input.hpp>
 #include <attn/memory_overlap.hpp>
+#include <attn/output.hpp>
 #include <attn/stages.hpp>
 #include <cmath>
 #include <limits>
@@ -32,18 +33,16 @@ void check_apart(const O& out, const L& log_sum_exp, const P& other_out,
 
 /// `merge_into` after its checks.
 template <class O, class L, class P, class N>
-void merge_rows(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
-                const Eigen::DenseBase<P>& other_out,
-                const Eigen::DenseBase<N>& other_log_sum_exp) {
+void merge_rows(O& out, L& log_sum_exp, const P& other_out, const N& other_log_sum_exp) {
   using std::exp;
   using std::log;
   using scalar = typename L::Scalar;
   const scalar lowest = -std::numeric_limits<scalar>::infinity();
   const auto at = [](auto& vector, index i) -> decltype(auto) {
-    return vector.rows() == 1 ? vector.derived().coeffRef(0, i) : vector.derived().coeffRef(i, 0);
+    return vector.rows() == 1 ? vector.coeffRef(0, i) : vector.coeffRef(i, 0);
   };
   const auto of = [](const auto& vector, index i) {
-    return vector.rows() == 1 ? vector.derived().coeff(0, i) : vector.derived().coeff(i, 0);
+    return vector.rows() == 1 ? vector.coeff(0, i) : vector.coeff(i, 0);
   };
   for (index i = 0; i < out.rows(); ++i) {
     const scalar a = of(log_sum_exp, i);
@@ -59,8 +58,8 @@ void merge_rows(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
     const scalar of_b = exp(scalar(b - m));
     const scalar sum = of_a + of_b;
     for (index c = 0; c < out.cols(); ++c) {
-      auto& x = out.derived().coeffRef(i, c);
-      const auto y = detail::convert<scalar>(other_out.derived().coeff(i, c));
+      auto& x = out.coeffRef(i, c);
+      const auto y = detail::convert<scalar>(other_out.coeff(i, c));
       x = detail::convert<typename O::Scalar>(  // shares of 1, for the sum might overflow
           scalar((of_a / sum) * detail::convert<scalar>(x) + (of_b / sum) * y));
     }
@@ -82,13 +81,15 @@ void merge_rows(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
 /// out, other_out: L x dv; log_sum_exp, other_log_sum_exp: L numbers; of one scalar type. Throws
 /// std::invalid_argument where shapes differ, or out or log_sum_exp shares memory with another;
 /// nothing is written then.
-template <class O, class L, class P, class N>
-void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
-                const Eigen::DenseBase<P>& other_out,
+template <detail::EigenDense O, detail::EigenDense L, class P, class N>
+void merge_into(O&& out, L&& log_sum_exp, const Eigen::DenseBase<P>& other_out,
                 const Eigen::DenseBase<N>& other_log_sum_exp) {
-  static_assert(std::is_same_v<typename L::Scalar, typename N::Scalar>,
+  static_assert(detail::Writable<O> && detail::Writable<L>,
+                "attn: merge_into writes to out and log_sum_exp: matrices, Maps, Blocks or Refs, "
+                "not a constant, a temporary or an expression.");
+  static_assert(std::is_same_v<typename std::remove_cvref_t<L>::Scalar, typename N::Scalar>,
                 "attn: both log-sum-exps should have one scalar type.");
-  static_assert(std::is_same_v<typename O::Scalar, typename P::Scalar>,
+  static_assert(std::is_same_v<typename std::remove_cvref_t<O>::Scalar, typename P::Scalar>,
                 "attn: both results should have one scalar type.");
   detail::require(other_out.rows() == out.rows() && other_out.cols() == out.cols(), "other_out is ",
                   other_out.rows(), " x ", other_out.cols(), ", out is ", out.rows(), " x ",
@@ -101,9 +102,8 @@ void merge_into(Eigen::DenseBase<O>& out, Eigen::DenseBase<L>& log_sum_exp,
   };
   require_vector("log_sum_exp", log_sum_exp.rows(), log_sum_exp.cols());
   require_vector("other_log_sum_exp", other_log_sum_exp.rows(), other_log_sum_exp.cols());
-  detail::check_apart(out.derived(), log_sum_exp.derived(), other_out.derived(),
-                      other_log_sum_exp.derived());
-  detail::merge_rows(out, log_sum_exp, other_out, other_log_sum_exp);
+  detail::check_apart(out, log_sum_exp, other_out.derived(), other_log_sum_exp.derived());
+  detail::merge_rows(out, log_sum_exp, other_out.derived(), other_log_sum_exp.derived());
 }
 
 /// The same for every head of every sequence: out is B x H x L x dv, log_sum_exp B x H x L x 1.

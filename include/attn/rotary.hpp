@@ -104,8 +104,7 @@ template <class T>
 heads_view<T> turned_view(heads_array<T>& array) {
   return array.view();
 }
-template <class M>
-  requires(PlainMatrix<M> || MatrixView<M>)
+template <Lasting M>
 auto turned_view(M&& matrix) {
   return one_head(std::forward<M>(matrix));
 }
@@ -113,10 +112,18 @@ auto turned_view(M&& matrix) {
 /// What can be turned in place.
 template <class V>
 concept Turnable = requires(V&& v) {
-  turned_view(std::forward<V>(v));  // it should be a heads_view, heads_array, matrix or view of one
-  requires !std::is_const_v<std::remove_pointer_t<  // that can be written to
+  turned_view(std::forward<V>(v));
+  requires !std::is_const_v<std::remove_pointer_t<  // it can be written to
       decltype(turned_view(std::forward<V>(v)).data())>>;
 };
+
+template <class V>
+constexpr void require_turnable() {
+  static_assert(
+      Turnable<V>,
+      "attn: a rotary embedding turns a matrix, Map, Block, Ref, heads_view or heads_array "
+      "in place: not a constant, a temporary or an expression.");
+}
 
 /// Pairs whose cosines and sines are kept at once: those of heads of up to 128 columns.
 inline constexpr index pairs_at_once = 64;
@@ -243,6 +250,13 @@ class rotary_embedding {
     });
   }
 
+  /// What cannot be written to does not compile.
+  template <class V>
+    requires(!detail::Turnable<V>)
+  void operator()(V&&, const rotary_positions& = {}) const {
+    detail::require_turnable<V>();
+  }
+
   /// Turns the other way: undoes this one, and takes gradients of what it turned to gradients of
   /// what was put in.
   [[nodiscard]] rotary_embedding inverse() const {
@@ -307,6 +321,14 @@ void apply_rotary(V&& x, const Cos& cos, const Sin& sin, const rotary_positions&
       }
     };
   });
+}
+
+/// What cannot be written to does not compile.
+template <class V, detail::EigenDense Cos, detail::EigenDense Sin>
+  requires(!detail::Turnable<V>)
+void apply_rotary(V&&, const Cos&, const Sin&, const rotary_positions& = {},
+                  rotary_layout = rotary_layout::half_split) {
+  detail::require_turnable<V>();
 }
 
 }  // namespace attn::inline ATTN_ABI

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/held_matrix.hpp>
+#include <attn/integers.hpp>
 #include <attn/math.hpp>
 #include <attn/position.hpp>
 #include <cmath>
@@ -156,6 +157,9 @@ class alibi {
   /// Copies them.
   explicit alibi(double slope) : slopes_{slope} {}
   explicit alibi(std::vector<double> slopes) : slopes_(std::move(slopes)) {}
+  template <detail::ContiguousList List>
+  explicit alibi(const List& slopes)
+      : slopes_(std::data(slopes), std::data(slopes) + std::size(slopes)) {}
   /// @}
 
   void check(const call_shape& shape) const {
@@ -256,6 +260,20 @@ class relative_bias_table {
 template <detail::EigenDense Table>
 auto relative_bias(Table&& table) {
   return relative_bias_table(detail::hold(std::forward<Table>(table)));
+}
+/// The same of any other list of numbers, such as a std::vector, one table for all heads; an lvalue
+/// is held by reference.
+template <class List>
+  requires(detail::ContiguousList<std::remove_cvref_t<List>> && !detail::EigenDense<List>)
+auto relative_bias(List&& list) {
+  using number = std::remove_cvref_t<decltype(*std::data(list))>;
+  using table = Eigen::Matrix<number, Eigen::Dynamic, 1>;
+  const Eigen::Map<const table> entries(std::data(list), static_cast<index>(std::size(list)));
+  if constexpr (std::is_lvalue_reference_v<List>) {
+    return relative_bias(entries);
+  } else {
+    return relative_bias(table(entries));
+  }
 }
 
 /// First one score change, then the next.

@@ -29,8 +29,9 @@ struct stored_keys {
   index piece = std::numeric_limits<index>::max();  ///< keys of a page
   index first = 0;                                  ///< positions before it are no longer there
   index length = 0;                                 ///< positions first ... length - 1 are
-  index capacity =
-      0;  ///< tokens that there will be at most, for memory to be taken once; 0: unknown
+  index whole_from = 0;  ///< of a ring: queries from there on have all keys of their window
+  /// Tokens that there will be at most, for memory to be taken once; 0: unknown.
+  index capacity = 0;
 };
 
 }  // namespace attn::inline ATTN_ABI

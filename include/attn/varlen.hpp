@@ -131,21 +131,24 @@ void packed_attention(const output& out, const heads_view<const T>& query,
 ///
 /// Takes as long as the pairs that exist. Throws std::invalid_argument as the call on heads does,
 /// and where starts do not begin with 0, decrease, or do not end with the number of tokens.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M,
+          class F>
   requires(!std::is_same_v<F, options>)
 auto packed_attention(const Q& query, const K& key, const V& value, const packed_starts& starts,
                       M&& mask, const F& score_mod, const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q>;
-  const auto q = detail::as_heads(query);
-  heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
-  detail::packed_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value), starts,
-                              as_mask(mask), score_mod, options);
-  return out;
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    detail::require_one_scalar<Q, K, V>();
+    using T = detail::heads_scalar<Q>;
+    const auto q = detail::as_heads(query);
+    heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
+    detail::packed_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value), starts,
+                                as_mask(mask), score_mod, options);
+    return out;
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
 auto packed_attention(const Q& query, const K& key, const V& value, const packed_starts& starts,
                       M&& mask, const attn::options& options = {}) {
@@ -153,28 +156,31 @@ auto packed_attention(const Q& query, const K& key, const V& value, const packed
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V>
 auto packed_attention(const Q& query, const K& key, const V& value, const packed_starts& starts,
                       const attn::options& options = {}) {
   return packed_attention(query, key, value, starts, none{}, identity{}, options);
 }
 
 /// The same into memory of the caller's, a view or an array.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M,
+          class F>
   requires(!std::is_same_v<F, options>)
 void packed_attention_into(const output& out, const Q& query, const K& key, const V& value,
                            const packed_starts& starts, M&& mask, const F& score_mod,
                            const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  detail::require(static_cast<bool>(out),
-                  "out is nothing: it should be a heads_view or heads_array");
-  detail::packed_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query),
-                                                    detail::as_heads(key), detail::as_heads(value),
-                                                    starts, as_mask(mask), score_mod, options);
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    detail::require_one_scalar<Q, K, V>();
+    detail::require(static_cast<bool>(out),
+                    "out is nothing: it should be a heads_view or heads_array");
+    detail::packed_attention<detail::heads_scalar<Q>>(
+        out, detail::as_heads(query), detail::as_heads(key), detail::as_heads(value), starts,
+        as_mask(mask), score_mod, options);
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
 void packed_attention_into(const output& out, const Q& query, const K& key, const V& value,
                            const packed_starts& starts, M&& mask,
@@ -183,7 +189,7 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V>
 void packed_attention_into(const output& out, const Q& query, const K& key, const V& value,
                            const packed_starts& starts, const attn::options& options = {}) {
   packed_attention_into(out, query, key, value, starts, none{}, identity{}, options);

@@ -82,6 +82,9 @@ class session {
                                 .scale = 1e-3};
     if (in_.flag()) {
       const auto mask = attn::sliding_window(left, 0);
+      if (lacks(queries, left)) {
+        return refused([&] { attn::scaled_dot_product_attention(q.view, cache, mask, options); });
+      }
       compare(q.view, attn::scaled_dot_product_attention(q.view, cache, mask, options),
               [=](place at) { return at.key <= at.query && at.key >= at.query - left; });
     } else {
@@ -101,6 +104,23 @@ class session {
   void empty(index b) {
     rules_.truncate(model_, b, 0);
     model_.truncate(b, 0);
+  }
+
+  template <class Call>
+  void refused(const Call& call) const {
+    require(throws<std::invalid_argument>(call), "bad input was not refused");
+  }
+
+  // Whether the first of the latest queries, which sees `left` keys before its own, would see what
+  // a ring keeps for later ones only.
+  bool lacks(index queries, index left) const {
+    if constexpr (requires { rules_.window; }) {
+      for (index b = 0; queries > 0 && b < model_.batch(); ++b) {
+        const index first = rules_.first(model_, b), at = model_.length(b) - queries;
+        if (first > 0 && at < first + rules_.window - 1 && at - left < first) return true;
+      }
+    }
+    return false;
   }
 
   void append() {
@@ -171,9 +191,6 @@ class session {
         many(static_cast<std::size_t>(batch), n + 1), missing(static_cast<std::size_t>(batch + 1));
     const auto query = tokens(batch, heads * 3 + 1, n, model_.key_width);
     const auto wide_query = tokens(batch, heads, n, model_.key_width + 1);
-    const auto refused = [&](const auto& call) {
-      require(throws<std::invalid_argument>(call), "bad input was not refused");
-    };
     const index beyond = in_.flag() ? -1 - in_.between(0, 255) : batch + in_.between(0, 255);
     refused([&] { cache_.append(other_heads.view, value.view); });
     refused([&] { cache_.append(key.view, wider.view); });
@@ -184,7 +201,7 @@ class session {
     refused([&] { cache_.truncate(beyond, 0); });
     refused([&] { static_cast<void>(cache_.sequence(beyond)); });
     refused([&] { attn::scaled_dot_product_attention(wide_query.view, cache_); });
-    refused([&] { attn::scaled_dot_product_attention(more.view, cache_); });
+    if (batch != 1) refused([&] { attn::scaled_dot_product_attention(more.view, cache_); });
     if (heads == 2) refused([&] { attn::scaled_dot_product_attention(query.view, cache_); });
     refused([&] { attn::scaled_dot_product_attention(query.view, cache_, {.key_lengths = many}); });
     if (batch == 0) return;

@@ -258,6 +258,48 @@ TEST_CASE("a ring far beyond its start") {
   close_to<float>(attn::scaled_dot_product_attention(k, wide).view(), out.view());
 }
 
+TEST_CASE("a ring has the windows of what was appended last, and says so") {
+  generator g(708);
+  attn::ring_cache<float> ring({.capacity = 12, .heads = 2, .key_width = 4}, 10);
+  const auto all = any_heads<float>(g, {1, 2, 20, 4});
+  for (index n = 0; n < 20; ++n) ring.append(all.view().tokens(n, 1), all.view().tokens(n, 1));
+  const auto attend = [&](index queries, const auto& mask) {
+    const auto out =
+        attn::scaled_dot_product_attention(all.view().tokens(20 - queries, queries), ring, mask,
+                                           {.alignment = attn::bottom_right, .reproducible = true});
+    const auto whole =
+        attn::scaled_dot_product_attention(all, all, all, mask, {.reproducible = true});
+    check_same(out, whole.view().tokens(20 - queries, queries));
+  };
+  const attn::sliding_window window(9, 0), narrow(6, 0);
+  attend(3, window);  // capacity - window + 1
+  attend(6, narrow);  // all that these see is there
+  CHECK(
+      missing([&] { attend(4, window); }, {"the ring_cache has overwritten what 1 of the 4 queries",
+                                           "from position 17 on", "the first stands at 16"}) == "");
+  CHECK(missing([&] { attend(7, narrow); }, {"has overwritten"}) == "");
+  CHECK(missing([&] { attend(4, attn::causal()); }, {"has overwritten"}) == "");
+  ring.truncate(0, 17);
+  const auto last = [&] {
+    attn::scaled_dot_product_attention(all.view().tokens(16, 1), ring, window,
+                                       {.alignment = attn::bottom_right});
+  };
+  CHECK(missing(last, {"what 1 of the 1 queries"}) == "");
+}
+
+TEST_CASE("one sequence of a cache serves all of a batch") {
+  generator g(709);
+  auto cache = contiguous<float>(1, 2, 300, 6, 5);
+  const auto k = any_heads<float>(g, {1, 2, 300, 6}), v = any_heads<float>(g, {1, 2, 300, 5});
+  cache.append(k, v);
+  for (const index queries : {1, 9}) {
+    const auto q = any_heads<float>(g, {3, 4, queries, 6});
+    const attn::options options{.alignment = attn::bottom_right};
+    check_same(attn::scaled_dot_product_attention(q, cache, attn::causal(), options),
+               attn::scaled_dot_product_attention(q, k, v, attn::causal(), options));
+  }
+}
+
 TEST_CASE("masks in memory, weights, and bad input") {
   generator g(705);
   auto cache = contiguous<float>(2, 2, 30, 6, 5);

@@ -123,6 +123,16 @@ TEST_CASE("all heads at once, and rows that lie") {
   attn::merge_into(two, row, matrix<float>::Zero(2, 3), Eigen::VectorXf::Zero(2));
   CHECK((two.array() == 0.5f).all());
   CHECK(row(1) == std::log(2.0f));
+
+  matrix<float> memory = matrix<float>::Ones(4, 3);
+  Eigen::VectorXf sums = Eigen::VectorXf::Zero(4);
+  attn::merge_into(memory.middleRows(1, 2), sums.segment(1, 2), matrix<float>::Zero(2, 3),
+                   Eigen::VectorXf::Zero(2));
+  CHECK((memory.middleRows(1, 2).array() == 0.5f).all());
+  CHECK((memory.row(0).array() == 1).all());
+  CHECK((memory.row(3).array() == 1).all());
+  CHECK(sums(2) == std::log(2.0f));
+  CHECK(sums(3) == 0);
 }
 
 TEST_CASE("parts that do not fit are refused, and nothing is written") {

@@ -6,7 +6,6 @@
 #include <limits>
 #include <span>
 #include <stdexcept>
-#include <type_traits>
 
 #include "unit/rotary.hpp"
 
@@ -14,7 +13,7 @@ namespace attn_test {
 namespace {
 
 template <class X>
-constexpr bool turnable = std::is_invocable_v<const rotary_embedding&, X>;
+constexpr bool turnable = attn::detail::Turnable<X>;
 static_assert(turnable<Eigen::MatrixXf&> && turnable<Eigen::Block<Eigen::MatrixXf>> &&
               turnable<heads_array<float>&> && turnable<heads_view<float>>);
 static_assert(!turnable<const Eigen::MatrixXf&> && !turnable<Eigen::Block<const Eigen::MatrixXf>> &&

@@ -61,6 +61,9 @@ TEST_CASE("score changes by numbers") {
   CHECK(changed(attn::alibi(0.5), 1, 3, 7) == 1 - 0.5 * 4);
   CHECK(changed(attn::alibi(0.5), 1, -3, 7) == 1 - 0.5 * 10);
   CHECK(changed(attn::alibi(std::vector<double>{0.5, 0.25}), 1, 5, 1, 1) == 1 - 0.25 * 4);
+  const std::vector<float> slopes{0.5f, 0.25f};
+  CHECK(changed(attn::alibi(slopes), 1, 5, 1, 1) == 1 - 0.25 * 4);
+  CHECK(changed(attn::alibi(Eigen::Vector2f(0.5f, 0.25f)), 1, 5, 1, 1) == 1 - 0.25 * 4);
 
   const Eigen::VectorXd table = Eigen::VectorXd::LinSpaced(7, 10, 70);  // distances -3 ... 3
   CHECK(changed(attn::relative_bias(table), 1, 0, 0) == 41);
@@ -68,6 +71,12 @@ TEST_CASE("score changes by numbers") {
   CHECK(changed(attn::relative_bias(table), 1, 1, 4) == 71);
   const Eigen::MatrixXd per_head = (Eigen::MatrixXd(2, 3) << 1, 2, 3, 4, 5, 6).finished();
   CHECK(changed(attn::relative_bias(per_head), 0, 0, 1, 0) == 3);
+  std::vector<float> list{1, 2, 3};
+  const auto named = attn::relative_bias(list);
+  const auto kept = attn::relative_bias(std::vector<float>(list));
+  list[2] = 5;
+  CHECK(changed(named, 0, 0, 1, 1) == 5);
+  CHECK(changed(kept, 0, 0, 1, 1) == 3);
   CHECK(changed(attn::relative_bias(per_head), 0, 1, 0, 1) == 4);
 }
 
