@@ -210,8 +210,8 @@ class growing_cache {
 
   /// Appends n tokens to each sequence. key: batch x heads x n x key_width, value: batch x heads x
   /// n x value_width; views or arrays in any order of memory. Throws std::invalid_argument where
-  /// shapes differ or that memory is the cache's own, and std::length_error where there is no room;
-  /// the cache is then as before. Allocates nothing.
+  /// shapes differ or that memory is the cache's own or its pool's, and std::length_error where
+  /// there is no room; the cache is then as before. Allocates nothing.
   template <class K, class V>
   void append(const K& key, const V& value) {
     append_to(0, batch(), {view(key), view(value)});
@@ -221,14 +221,16 @@ class growing_cache {
   /// the first counts[b] are those of sequence b (`padding::right`), or the last (`padding::left`).
   /// The others are neither read nor stored. Throws std::invalid_argument for counts that are not
   /// one a sequence, each within 0 … n.
-  template <HeadsLike K, HeadsLike V>
-  void append(const K& key, const V& value, integers counts, padding side = padding::right) {
+  template <class K, class V>
+    requires(HeadsLike<K> || EigenDense<K>)
+  void append(const K& key, const V& value, const integers& counts, padding side = padding::right) {
     append_to(0, batch(), {view(key), view(value), counts, side});
   }
 
   /// Appends to one sequence. key: 1 x heads x n x key_width, value: 1 x heads x n x value_width.
   /// Throws as above, and std::invalid_argument where there is no sequence b.
-  template <HeadsLike K, HeadsLike V>
+  template <class K, class V>
+    requires(HeadsLike<K> || EigenDense<K>)
   void append(index b, const K& key, const V& value) {
     check_sequence(b);
     append_to(b, 1, {view(key), view(value)});
@@ -326,11 +328,12 @@ class growing_cache {
   }
 
   void check_is_apart(std::string_view name, const heads_view<const T>& tokens) {
+    if (tokens.shape().size() == 0) return;
     const footprint read = range_of(tokens);
     const stored_tokens<T>& mine = self().tokens();
     const bool inside =
         may_overlap(read, mine.key.memory()) || may_overlap(read, mine.value.memory());
-    require(!inside, name, " lies in the memory of the cache: append a copy of it");
+    require(!inside, name, " lies in the memory of the cache or its pool: append a copy of it");
   }
 
   void store(index b, index from, const new_tokens<T>& tokens) {

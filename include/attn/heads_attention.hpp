@@ -12,7 +12,7 @@ template <class T>
 class viewed_keys {
  public:
   viewed_keys(const heads_view<const T>& key, const heads_view<const T>& value, index batch,
-              integers lengths)
+              const integers& lengths)
       : key_(key), value_(value), batch_(batch), lengths_(lengths) {}
 
   [[nodiscard]] index batch() const { return batch_; }

@@ -83,7 +83,7 @@ struct heads_call {
   }
 };
 
-inline void check_lengths(std::string_view name, integers lengths, index batch, index most) {
+inline void check_lengths(std::string_view name, const integers& lengths, index batch, index most) {
   if (!lengths) return;
   require(lengths.size() == batch, name, " has ", lengths.size(), " lengths, the call has ", batch,
           " sequences");

@@ -1,4 +1,4 @@
-// A list of integers of the caller's, referred to: lengths of sequences, where they start, pages.
+// A list of integers, the caller's or kept: lengths of sequences, where they start, pages.
 #pragma once
 
 #include <algorithm>
@@ -30,18 +30,28 @@ concept ContiguousList =
             requires bool(List::IsVectorAtCompileTime) && List::InnerStrideAtCompileTime == 1;
           });
 
-/// refer(list); or of a list that would be gone before it is used, an owner without a name, moved
-/// to where the result keeps it.
+/// refer(list); or where the list would be gone before it is used, being no lvalue, of what the
+/// result keeps: a std::vector or Eigen vector that was moved in, else a copy of the elements.
 template <class List, class Refer>
 std::shared_ptr<const void> refer_or_keep(List&& list, const Refer& refer) {
-  using owner = std::remove_cvref_t<List>;
-  if constexpr (std::is_lvalue_reference_v<List> || std::ranges::enable_borrowed_range<owner>) {
+  using type = std::remove_cvref_t<List>;
+  const auto keep = [&](auto kept) {
+    refer(*kept);
+    return std::shared_ptr<const void>(std::move(kept));
+  };
+  if constexpr (std::is_lvalue_reference_v<List> || std::ranges::enable_borrowed_range<type>) {
     refer(list);
     return nullptr;
+  } else if constexpr (requires { typename type::PlainObject; }) {
+    using plain = typename type::PlainObject;
+    return keep(std::make_shared<const plain>(std::forward<List>(list)));
   } else {
-    auto kept = std::make_shared<const owner>(std::forward<List>(list));
-    refer(*kept);
-    return kept;
+    using elements = std::vector<std::remove_cvref_t<decltype(*std::data(list))>>;
+    if constexpr (std::is_same_v<type, elements>) {
+      return keep(std::make_shared<const elements>(std::forward<List>(list)));
+    } else {
+      return keep(std::make_shared<const elements>(std::begin(list), std::end(list)));
+    }
   }
 }
 
@@ -49,11 +59,15 @@ std::shared_ptr<const void> refer_or_keep(List&& list, const Refer& refer) {
 
 /// A reference to 32- or 64-bit signed integers one after the other in memory: a std::vector,
 /// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index. A
-/// list with a name must outlive its use; a temporary is moved in.
+/// list with a name must outlive its use; a temporary is kept.
 class integers {
  public:
   /// Nothing is given.
   constexpr integers() = default;
+  // No move: what was moved from would refer to what it no longer keeps.
+  integers(const integers&) = default;
+  integers& operator=(const integers&) = default;
+  ~integers() = default;
 
   /// Refers to a list, or keeps it.
   template <class List>

@@ -305,25 +305,32 @@ template <std::size_t StackBytes, class S, class Sequence>
 void run_kernel(simd set, index batch, const Sequence& sequence,
                 const kernel::score_rules<S>& rules, const options& options) {
   const kernel::engine_functions<S> engine = kernel::engine_on<S>(set);
+  // What a caller keeps is at once as large as a cache that grows will ever need.
+  const auto grows = [&](const sequence_call<S>& s) {
+    return options.workspace != nullptr && s.capacity > 0;
+  };
   if (batch == 1) {
     const auto& s = sequence(0);
-    if (s.capacity == 0 && run_at_once<StackBytes, S>(s, engine, rules, options)) return;
+    if (!grows(s) && run_at_once<StackBytes, S>(s, engine, rules, options)) return;
   }
   workspace own;
   workspace& memory = options.workspace != nullptr ? *options.workspace : own;
 
   task_starts starts(batch, memory);
   index numbers = 0;
-  index partials_when_full = 0;  // so that a cache that grows takes memory only once
+  index partials_when_full = 0;
   for (index b = 0; b < batch; ++b) {
     const auto& s = sequence(b);
     const sequence_tasks tasks = tasks_of<S>(s, engine, options);
     starts.add(b, tasks);
     numbers = std::max(numbers, tasks.memory);
-    if (s.capacity == 0) continue;
-    const sequence_tasks full = tasks_of<S>(s.when_full(), engine, options);
+    if (!grows(s)) continue;
+    const sequence_call<S> when_full = s.when_full();
+    const sequence_tasks full = tasks_of<S>(when_full, engine, options);
     numbers = std::max(numbers, full.memory);
     partials_when_full += full.partials;
+    // Few keys are not split yet.
+    if (full.chunks > 0) numbers = std::max(numbers, engine.memory_size(when_full.first));
   }
   // Enough for the few queries of any fixed sizes that Eigen keeps on the stack.
   alignas(kernel::workspace_alignment) std::byte few_partials[16384];

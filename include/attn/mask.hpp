@@ -103,18 +103,18 @@ class key_padding {
   static constexpr bool positional = false;
 
   /// One length for all. Throws std::invalid_argument for a negative one.
-  constexpr explicit key_padding(index length) : length_(length) {
+  explicit key_padding(index length) : length_(length) {
     detail::require(length >= 0, "key_padding has length ", length, ", it should be at least 0");
   }
   /// One length a sequence. Throws std::invalid_argument for a negative one.
-  explicit key_padding(integers lengths) : lengths_(std::move(lengths)) {
+  explicit key_padding(const integers& lengths) : lengths_(lengths) {
     for (index b = 0; b < lengths_.size(); ++b) {
       detail::require(lengths_[b] >= 0, "key_padding has length ", lengths_[b], " for sequence ", b,
                       ", it should be at least 0");
     }
   }
 
-  constexpr void check(const call_shape& shape) const {
+  void check(const call_shape& shape) const {
     detail::require(!lengths_ || lengths_.size() == shape.batch, "key_padding has ",
                     lengths_.size(), " lengths, the call has ", shape.batch, " sequences");
     for (index b = 0; b < (lengths_ ? lengths_.size() : 1); ++b) {
@@ -122,16 +122,14 @@ class key_padding {
                       ", key has ", shape.keys, " rows");
     }
   }
-  [[nodiscard]] constexpr bool visible(position at) const { return at.key < length_of(at.batch); }
-  [[nodiscard]] constexpr coverage cover(tile t) const {
+  [[nodiscard]] bool visible(position at) const { return at.key < length_of(at.batch); }
+  [[nodiscard]] coverage cover(tile t) const {
     const index length = length_of(t.batch);
     return detail::bound(t.key >= length, t.last_key() < length);
   }
 
  private:
-  [[nodiscard]] constexpr index length_of(index batch) const {
-    return lengths_ ? lengths_[batch] : length_;
-  }
+  [[nodiscard]] index length_of(index batch) const { return lengths_ ? lengths_[batch] : length_; }
 
   index length_ = 0;
   integers lengths_;

@@ -123,7 +123,8 @@ footprint footprint_of(const heads_view<T>& view) {
   footprint bytes = range_of(view);
   if (bytes.run == 0) return bytes;
   const walk w = walk_of(view);
-  if (w.size == 2 && w.step[1] == 1) {
+  const bool of_runs = w.size == 2 && w.step[1] == 1, of_numbers = w.size == 1 && w.step[0] > 1;
+  if (of_runs || of_numbers) {
     bytes.step = static_cast<std::uintptr_t>(w.step[0]) * sizeof(T);
     bytes.run = static_cast<std::uintptr_t>(w.count[1]) * sizeof(T);
   }

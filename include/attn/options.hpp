@@ -21,11 +21,15 @@ class sinks {
  public:
   /// None.
   constexpr sinks() = default;
+  // No move: what was moved from would refer to what it no longer keeps.
+  sinks(const sinks&) = default;
+  sinks& operator=(const sinks&) = default;
+  ~sinks() = default;
   /// One for every head.
-  constexpr sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
+  sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
 
   /// One a head: a std::vector, std::array, std::span, C array or Eigen vector of float or double,
-  /// one number after the other. A list with a name must outlive the call; a temporary is moved in.
+  /// one number after the other. A list with a name must outlive the call; a temporary is kept.
   template <class List>
     requires(detail::ContiguousList<std::remove_cvref_t<List>> &&
              !std::is_same_v<std::remove_cvref_t<List>, sinks>)

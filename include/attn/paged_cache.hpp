@@ -194,8 +194,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     return pages == 0 ? 0 : pages * (pool_->bytes() / seen.size());
   }
 
-  /// The pages of sequence b, first to last. Throws std::invalid_argument where there is no
-  /// sequence b.
+  /// The pages of sequence b, first to last. Throws std::invalid_argument where there is none.
   [[nodiscard]] std::span<const std::int32_t> table(index b) const {
     const index pages = pages_for(this->length(b));
     return {entries(b), static_cast<std::size_t>(pages)};
@@ -341,7 +340,7 @@ class paged_view {
   /// any order of memory. tables: batch rows of equally many pages, one row after the other, of
   /// which as many count as the sequence's length needs. lengths: one a sequence. Throws
   /// std::invalid_argument where shapes differ, a length is negative or longer than a row's pages,
-  /// or one of those pages is not there. Allocates nothing.
+  /// or one of those pages is not there.
   template <detail::HeadsLike K, detail::HeadsLike V>
   paged_view(const K& key, const V& value, std::span<const std::int32_t> tables, integers lengths)
       : key_(detail::as_heads(key)),
@@ -391,7 +390,8 @@ class paged_view {
             .value_page = value_.strides().batch,
             .table = tables_.data() + b * entries_,
             .piece = key_.length(),
-            .length = length(b)};
+            .length = length(b),
+            .capacity = entries_ * key_.length()};
   }
 
  private:

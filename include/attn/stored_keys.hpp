@@ -30,7 +30,7 @@ struct stored_keys {
   index first = 0;                                  ///< positions before it are no longer there
   index length = 0;                                 ///< positions first ... length - 1 are
   index whole_from = 0;  ///< of a ring: queries from there on have all keys of their window
-  /// Tokens that there will be at most, for memory to be taken once; 0: unknown.
+  /// Tokens that are there at most, however many come, for memory to be taken once; 0: unknown.
   index capacity = 0;
 };
 

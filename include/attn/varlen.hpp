@@ -17,8 +17,9 @@ struct packed_starts {
   packed_starts(integers both)  // NOLINT(google-explicit-constructor): a list stands for both
       : query(both), key(both) {}
   /// @{
-  /// Refers to the lists.
-  packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
+  /// Queries and keys each have their own.
+  packed_starts(integers of_query, integers of_key)
+      : query(std::move(of_query)), key(std::move(of_key)) {}
   template <class List>
     requires(!std::is_same_v<std::remove_cvref_t<List>, packed_starts> &&
              std::is_constructible_v<integers, List>)
@@ -33,7 +34,8 @@ namespace detail {
 template <class T>
 class packed_keys {
  public:
-  packed_keys(const heads_view<const T>& key, const heads_view<const T>& value, integers starts)
+  packed_keys(const heads_view<const T>& key, const heads_view<const T>& value,
+              const integers& starts)
       : key_(key), value_(value), starts_(starts) {}
 
   [[nodiscard]] index batch() const { return starts_.size() - 1; }
@@ -56,7 +58,7 @@ class packed_keys {
   integers starts_;
 };
 
-inline void check_starts(std::string_view name, integers starts, index tokens) {
+inline void check_starts(std::string_view name, const integers& starts, index tokens) {
   require(starts.size() >= 1, name, " is empty, it should have a number more than sequences");
   require(starts[0] == 0, name, " begins with ", starts[0],
           ", it should begin with 0 (it says where sequences start, not how long they are)");

@@ -53,9 +53,10 @@ TEST_CASE("packed sequences allocate nothing after the first call") {
 }
 
 template <class Cache>
-void check_steps(Cache cache) {
+void check_steps(Cache cache, attn::index tokens = 1) {
   attn::workspace workspace;
-  const auto q = ones({2, 4, 1, 16}), k = ones({2, 2, 1, 16});
+  const attn::index width = cache.key_width();
+  const auto q = ones({2, 4, tokens, width}), k = ones({2, 2, 1, width});
   heads_array<float> out;
   const auto step = [&] {
     cache.append(k, k);
@@ -75,6 +76,11 @@ TEST_CASE("a step of generation allocates nothing") {
   const attn::kv_cache_shape shape{.batch = 2, .capacity = 1500, .heads = 2, .key_width = 16};
   check_steps(attn::contiguous_cache<float>(shape));
   check_steps(attn::ring_cache<float>(shape, 21));
+  for (const attn::index width : {64, 256}) {
+    attn::contiguous_cache<float> wide(
+        {.batch = 2, .capacity = 1510, .heads = 2, .key_width = width});
+    for (const attn::index tokens : {1, 2, 8}) check_steps(wide, tokens);
+  }
   check_steps(
       attn::paged_cache<float>(std::make_shared<attn::page_pool<float>>(attn::page_pool_shape{
                                    .heads = 2, .key_width = 16, .page_size = 16, .pages = 200}),

@@ -271,6 +271,25 @@ TEST_CASE("lists without a name are kept, those with one are referred to") {
   check_same(attn::scaled_dot_product_attention(q, q, q, same, {.sink = logits}).view(),
              expected.view());
 
+  // Views of what is gone soon, and what was moved from.
+  const auto ending_in = [&](int length) {
+    return Eigen::VectorXi((Eigen::Vector3i() << 2, 3, length).finished());
+  };
+  attn::key_padding part(ending_in(0).head(2));
+  const attn::key_padding moved(std::move(part)),
+      computed(Eigen::Ref<const Eigen::VectorXi>((ending_in(0) * 1).head(2)));
+  const attn::key_padding listed(std::initializer_list<std::int32_t>{2, 3});
+  // NOLINTNEXTLINE(bugprone-use-after-move): that it is safe is what is tested
+  for (const attn::key_padding& each : {part, moved, computed, listed}) {
+    check_same(attn::scaled_dot_product_attention(q, q, q, each, {.sink = logits}).view(),
+               expected.view());
+  }
+  struct two_lengths {
+    int at[2];
+  };
+  check_same(result({.key_lengths = two_lengths{{2, 3}}.at, .sink = logits}).view(),
+             expected.view());
+
   const attn::options referred{.key_lengths = lengths, .sink = logits};
   lengths = {3, 3};
   check_same(result(referred).view(), result({.sink = logits}).view());

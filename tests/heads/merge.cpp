@@ -135,6 +135,37 @@ TEST_CASE("all heads at once, and rows that lie") {
   CHECK(sums(3) == 0);
 }
 
+TEST_CASE("results and log-sum-exps may lie side by side in memory") {
+  generator g(606);
+  auto memory = any_heads<float>(g, {2, 3, 5, 9}, attn::heads_order::blhd);
+  const attn::heads_view<float> all = memory.view();
+  const attn::heads_view<float> out(all.data(), {2, 3, 5, 4}, all.strides());
+  const attn::heads_view<float> lse(all.data() + 4, {2, 3, 5, 1}, all.strides());
+  const attn::heads_view<float> other(all.data() + 5, {2, 3, 5, 3}, all.strides());
+  const attn::heads_view<float> other_lse(all.data() + 8, {2, 3, 5, 1}, all.strides());
+  const auto q = any_heads<float>(g, {2, 3, 5, 4}), k = any_heads<float>(g, {2, 3, 9, 4});
+  attn::heads_array<float> expected, expected_lse;
+  attn::scaled_dot_product_attention_into(expected, q, k, k, {.log_sum_exp = expected_lse});
+  attn::scaled_dot_product_attention_into(out, q, k, k, {.log_sum_exp = lse});
+  const attn::heads_view<float> first(all.data(), {2, 3, 5, 3}, all.strides());
+  attn::heads_array<float> before({2, 3, 5, 3});
+  for (index b = 0; b < 2; ++b) {
+    for (index h = 0; h < 3; ++h) {
+      CHECK(out.head(b, h) == expected.head(b, h));
+      CHECK(lse.head(b, h) == expected_lse.head(b, h));
+      other.head(b, h) = 3 * first.head(b, h);
+      other_lse.head(b, h) = lse.head(b, h);
+      before.head(b, h) = first.head(b, h);
+    }
+  }
+  attn::merge_into(first, lse, other, other_lse);  // halves of one and of three times as much
+  for (index b = 0; b < 2; ++b) {
+    for (index h = 0; h < 3; ++h) {
+      CHECK(first.head(b, h).isApprox(2 * before.head(b, h)));
+    }
+  }
+}
+
 TEST_CASE("parts that do not fit are refused, and nothing is written") {
   matrix<float> out = matrix<float>::Ones(2, 3);
   vector<float> lse = vector<float>::Ones(2);

@@ -177,9 +177,9 @@ void refuse_what_does_not_fit(Cache cache) {
     return attn::heads_view<const float>(memory, {2, 3, 4, width}, {0, 0, 0, 1});
   };
   CHECK(said([&] { cache.append(of_cache(cache.sequence(0).key, 5), value); }) ==
-        "key lies in the memory of the cache: append a copy of it");
+        "key lies in the memory of the cache or its pool: append a copy of it");
   CHECK(said([&] { cache.append(key, of_cache(cache.sequence(1).value + 5, 6)); }) ==
-        "value lies in the memory of the cache: append a copy of it");
+        "value lies in the memory of the cache or its pool: append a copy of it");
   for (const index b : {-1, 2}) {
     const std::string message =
         "sequence " + std::to_string(b) + " is not within the 2 of this cache";

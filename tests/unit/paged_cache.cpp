@@ -124,6 +124,8 @@ TEST_CASE("caches on one pool; what is moved takes its pages along") {
   CHECK(a.batch() == 0);
   CHECK(a.bytes() == 0);
   CHECK(message_of([&] { a.append(numbers(0, 1), numbers(0, 1)); }) != "");
+  const attn::heads_array<float> nothing({0, a.heads(), 1, a.key_width()});
+  a.append(nothing, nothing);
   CHECK(message_of([&] { static_cast<void>(a.sequence(0)); }) != "");
   c = std::move(b);
   CHECK(b.batch() == 0);

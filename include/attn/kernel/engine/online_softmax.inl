@@ -89,12 +89,13 @@ ATTN_NOINLINE void find_highest(const T* scores, index keys, T* highest) {
 
 /// Turns a tile of scores into exp(unit · (s - highest)) · factor, and 0 where the sum is 0.
 template <class T>
-ATTN_NOINLINE void weigh(T* scores, index keys, index row, T unit_in_bits, softmax_state<T> state) {
+ATTN_NOINLINE void weigh(T* scores, index keys, index row_lanes, T unit_in_bits,
+                         softmax_state<T> state) {
   constexpr int lanes = vec<T>::lanes;
   const vec<T> zero = broadcast(T(0));
   const vec<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
-  for (index i = 0; i < keys * row; i += lanes) {
-    const index w = i % row;
+  for (index i = 0; i < keys * row_lanes; i += lanes) {
+    const index w = i % row_lanes;
     const vec<T> most = load(state.highest + w);
     const vec<T> below = load(scores + i) - where_equal(most, lowest, zero, most);
     const vec<T> weight = exp2(below * broadcast(unit_in_bits)) * load(state.factor + w);
