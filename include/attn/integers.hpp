@@ -64,9 +64,11 @@ class integers {
  public:
   /// Nothing is given.
   constexpr integers() = default;
-  // No move: what was moved from would refer to what it no longer keeps.
+  /// @{
+  /// Copies, and is copied where it would be moved: it would refer to what it no longer keeps.
   integers(const integers&) = default;
   integers& operator=(const integers&) = default;
+  /// @}
   ~integers() = default;
 
   /// Refers to a list, or keeps it.

@@ -21,9 +21,11 @@ class sinks {
  public:
   /// None.
   constexpr sinks() = default;
-  // No move: what was moved from would refer to what it no longer keeps.
+  /// @{
+  /// Copies, and is copied where it would be moved: it would refer to what it no longer keeps.
   sinks(const sinks&) = default;
   sinks& operator=(const sinks&) = default;
+  /// @}
   ~sinks() = default;
   /// One for every head.
   sinks(double all) : all_(all) {}  // NOLINT(google-explicit-constructor): `{.sink = 1}`
