@@ -36,6 +36,12 @@ void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, ind
         {0, keys.value_head, keys.value_row, keys.value_col});
 }
 
+/// A ring: each query sees so many keys at most.
+template <class Cache>
+concept Windowed = requires(const Cache cache) {
+  { cache.window() } -> std::convertible_to<index>;
+};
+
 /// What a call reads of a cache, of which a single sequence serves all of a batch.
 template <class Cache>
 struct cached_keys {
@@ -49,34 +55,27 @@ struct cached_keys {
   [[nodiscard]] auto sequence(index b) const { return cache.sequence(cache.batch() == 1 ? 0 : b); }
 };
 
-/// Throws where queries would miss what a ring has overwritten of their windows.
+/// Throws where a query would see what is no longer there.
 template <class T, class Stored, class M>
-void check_windows(const heads_call<T, Stored>& call, const M& mask) {
+void check_all_there(const heads_call<T, Stored>& call, const M& mask) {
   for (index b = 0; b < call.batch(); ++b) {
-    const stored_keys<T> keys = call.stored.sequence(b);
+    const index first = call.stored.sequence(b).first;
     const call_shape shape = call.shape(b);
-    const index lacking = std::min<index>(shape.queries, keys.whole_from - shape.offset);
-    if (keys.first == 0 || lacking <= 0) continue;
-    for (index h = 0; h < call.query.heads(); ++h) {
-      const tile lost{static_cast<std::int32_t>(b),
-                      static_cast<std::int32_t>(h),
-                      0,
-                      shape.offset,
-                      0,
-                      static_cast<std::int32_t>(lacking),
-                      static_cast<std::int32_t>(keys.first)};
-      require(mask.cover(lost) == coverage::none, "the ring_cache has overwritten what ", lacking,
-              " of the ", shape.queries, " queries of sequence ", b,
-              " see: it has the windows of queries from position ", keys.whole_from,
-              " on, the first stands at ", shape.offset,
-              " (attend with the tokens appended last, or give it more capacity)");
+    if (first == 0 || shape.queries == 0) continue;
+    for (std::int32_t h = 0; h < call.query.heads(); ++h) {
+      const tile gone{static_cast<std::int32_t>(b),    h, 0, shape.offset, 0, shape.queries,
+                      static_cast<std::int32_t>(first)};
+      require(mask.cover(gone) == coverage::none, "queries of sequence ", b, " stand at positions ",
+              shape.offset, " ... ", gone.last_query(),
+              " and see what the ring_cache has overwritten, keys before position ", first,
+              ": attend with the tokens appended last, or give it more capacity");
     }
   }
 }
 
 template <class T, class Cache, class M, class F>
-void cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
-                     const M& mask, const F& score_mod, const options& options) {
+void masked_cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
+                            const M& mask, const F& score_mod, const options& options) {
   static_assert(std::is_same_v<typename Cache::value_type, T>,
                 "attn: query and cache should have one scalar type.");
   static_assert(has_kernel<T>, "attn: attention to a cache is for float and double.");
@@ -90,7 +89,7 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   index longest = 0;
   for (index b = 0; b < cache.batch(); ++b) longest = std::max(longest, cache.sequence(b).length);
   check_rules(call, longest, mask, score_mod);
-  if constexpr (positional_mask<M> || positional_score_mod<F, T>) check_windows(call, mask);
+  if constexpr (Windowed<Cache>) check_all_there(call, mask);
 
   heads_outputs outputs;
   outputs.add_input("query", query);
@@ -103,18 +102,31 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
   attend_heads(call, mask, score_mod);
 }
 
+/// The same within the window of a cache that has one: else what else there happens to be would
+/// depend on how many tokens came at once.
+template <class T, class Cache, class M, class F>
+void cache_attention(const output& out, const heads_view<const T>& query, const Cache& cache,
+                     const M& mask, const F& score_mod, const options& options) {
+  if constexpr (Windowed<Cache>) {
+    masked_cache_attention<T>(out, query, cache, mask & sliding_window(cache.window() - 1, 0),
+                              score_mod, options);
+  } else {
+    masked_cache_attention<T>(out, query, cache, mask, score_mod, options);
+  }
+}
+
 }  // namespace detail
 
 /// Attention of B x H x Lq x d queries to everything in a cache of B sequences, or of one that
 /// serves all, whose own number of heads divides H. With `bottom_right` the last query of each
 /// sequence stands at its last key, which is what it should be after its own key has been appended;
-/// a query in a batch that is padded has options.query_lengths. What a ring has overwritten is
-/// hidden from all queries. Key positions are counted from the first token ever appended.
+/// a query in a batch that is padded has options.query_lengths. Of a ring each query sees what the
+/// mask shows it within the ring's window, so that positions count: give the alignment. Key
+/// positions are counted from the first token ever appended.
 ///
 /// Returns B x H x Lq x (value width). A mask in memory has as many keys as the longest sequence.
-/// Throws std::invalid_argument as the call on heads does, and where the mask lets queries see what
-/// a ring had to overwrite of their windows: those that stand before the tokens appended last.
-/// float and double.
+/// Throws std::invalid_argument as the call on heads does, and where a query would see what a ring
+/// has overwritten, since it stands before the tokens appended last. float and double.
 template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 auto scaled_dot_product_attention(const Q& query, const Cache& cache, M&& mask, const F& score_mod,

@@ -120,29 +120,31 @@ void heads_attention(const output& out, const heads_view<const T>& query,
 /// all.
 ///
 /// Throws std::invalid_argument as there, before anything is computed or written.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
-  requires(!std::is_same_v<F, options>)
+template <class Q, class K, class V, class M, class F>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<F, options>)
 auto scaled_dot_product_attention(const Q& query, const K& key, const V& value, M&& mask,
                                   const F& score_mod, const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q>;
-  const auto q = detail::as_heads(query);
-  heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
-  detail::heads_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value), as_mask(mask),
-                             score_mod, options);
-  return out;
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    using T = detail::heads_scalar<Q>;
+    const auto q = detail::as_heads(query);
+    heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
+    detail::heads_attention<T>(out, q, detail::as_heads(key), detail::as_heads(value),
+                               as_mask(mask), score_mod, options);
+    return out;
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
-  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+template <class Q, class K, class V, class M>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<std::remove_cvref_t<M>, options>)
 auto scaled_dot_product_attention(const Q& query, const K& key, const V& value, M&& mask,
                                   const attn::options& options = {}) {
   return scaled_dot_product_attention(query, key, value, mask, identity{}, options);
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <class Q, class K, class V>
+  requires detail::HeadsAmong<Q, K, V>
 auto scaled_dot_product_attention(const Q& query, const K& key, const V& value,
                                   const attn::options& options = {}) {
   return scaled_dot_product_attention(query, key, value, none{}, identity{}, options);
@@ -152,22 +154,23 @@ auto scaled_dot_product_attention(const Q& query, const K& key, const V& value,
 /// With a workspace in the options, a call on floats or doubles after the first of its kind
 /// allocates nothing on the calling thread. Throws std::invalid_argument as well where out has
 /// another shape or type, or shares memory with query, key or value; it is then untouched.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
-  requires(!std::is_same_v<F, options>)
+template <class Q, class K, class V, class M, class F>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const K& key,
                                        const V& value, M&& mask, const F& score_mod,
                                        const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  detail::require(static_cast<bool>(out),
-                  "out is nothing: it should be a heads_view or heads_array");
-  detail::heads_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query),
-                                                   detail::as_heads(key), detail::as_heads(value),
-                                                   as_mask(mask), score_mod, options);
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    detail::require(static_cast<bool>(out),
+                    "out is nothing: it should be a heads_view or heads_array");
+    detail::heads_attention<detail::heads_scalar<Q>>(out, detail::as_heads(query),
+                                                     detail::as_heads(key), detail::as_heads(value),
+                                                     as_mask(mask), score_mod, options);
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
-  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+template <class Q, class K, class V, class M>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<std::remove_cvref_t<M>, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const K& key,
                                        const V& value, M&& mask,
                                        const attn::options& options = {}) {
@@ -175,7 +178,8 @@ void scaled_dot_product_attention_into(const output& out, const Q& query, const 
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <class Q, class K, class V>
+  requires detail::HeadsAmong<Q, K, V>
 void scaled_dot_product_attention_into(const output& out, const Q& query, const K& key,
                                        const V& value, const attn::options& options = {}) {
   scaled_dot_product_attention_into(out, query, key, value, none{}, identity{}, options);

@@ -122,29 +122,38 @@ void check_keys_and_values(const heads_view<const T>& key, const heads_view<cons
           key.length());
 }
 
-template <class Q>
-using heads_scalar = typename decltype(as_heads(std::declval<const Q&>()))::value_type;
-
 /// What is read as heads, and what is refused with a message.
 template <class V>
 concept HeadsOrMatrix = HeadsLike<V> || EigenDense<V>;
+template <class Q, class K, class V>
+concept HeadsAmong = HeadsOrMatrix<Q> && HeadsOrMatrix<K> && HeadsOrMatrix<V> &&
+                     (HeadsLike<Q> || HeadsLike<K> || HeadsLike<V>);
 
-/// What is wrong with matrices in place of heads; whether nothing is.
-template <class... V>
-constexpr bool require_heads() {
-  static_assert((HeadsLike<V> && ...),
-                "attn: caches and packed sequences are for views or arrays of heads: "
-                "attn::split_heads(matrix, heads), or attn::one_head(matrix), of a matrix that has "
-                "a name.");
-  return (HeadsLike<V> && ...);
+template <class Q>
+using heads_scalar = typename decltype(as_heads(std::declval<const Q&>()))::value_type;
+
+/// What is wrong with scalar types that differ; whether nothing is.
+template <class Q, class... KV>
+constexpr bool require_one_scalar() {
+  constexpr bool one = (std::is_same_v<heads_scalar<Q>, heads_scalar<KV>> && ...);
+  static_assert(one, "attn: query, key and value should have one scalar type: cast the others.");
+  return one;
 }
 
-/// What is wrong with the types of a call on heads.
-template <class Q, class K, class V>
-constexpr void require_one_scalar() {
-  using T = heads_scalar<Q>;
-  static_assert(std::is_same_v<T, heads_scalar<K>> && std::is_same_v<T, heads_scalar<V>>,
-                "attn: query, key and value should have one scalar type: cast the others.");
+/// What is wrong with the types of a call on heads, be they of query, key and value or of a query
+/// alone; whether nothing is.
+template <class Q, class... KV>
+constexpr bool require_heads() {
+  constexpr bool all = HeadsLike<Q> && (HeadsLike<KV> && ...);
+  static_assert(
+      all,
+      "attn: this call is for views or arrays of heads: attn::split_heads(matrix, heads), "
+      "or attn::one_head(matrix), in place of each matrix, which is to have a name.");
+  if constexpr (all) {
+    return require_one_scalar<Q, KV...>();
+  } else {
+    return false;
+  }
 }
 
 /// What query and keys must agree in. `keys` names them in messages.

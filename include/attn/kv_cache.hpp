@@ -75,8 +75,9 @@ class contiguous_cache : public detail::growing_cache<contiguous_cache<T>, T> {
   detail::stored_tokens<T> tokens_;
 };
 
-/// The latest tokens of a sequence, for attention through a window: the token at position j lies in
-/// slot j % capacity, and overwrites the one that lay there. Memory as of a contiguous_cache. What
+/// The latest tokens of a sequence, for attention through a window, which calls on it keep to
+/// whatever their mask: the token at position j lies in slot j % capacity, and overwrites the one
+/// that lay there. Memory as of a contiguous_cache. What
 /// `truncate` leaves is enough for the next token; a query at the last token that is left may lack
 /// the first key of its window.
 template <class T>
@@ -110,7 +111,6 @@ class ring_cache : public detail::growing_cache<ring_cache<T>, T> {
     stored_keys<T> all = tokens_.at(b, this->length(b));
     all.piece = capacity();
     all.first = first(b);
-    all.whole_from = all.first == 0 ? 0 : all.first + window_ - 1;
     return all;
   }
 

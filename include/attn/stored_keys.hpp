@@ -29,7 +29,6 @@ struct stored_keys {
   index piece = std::numeric_limits<index>::max();  ///< keys of a page
   index first = 0;                                  ///< positions before it are no longer there
   index length = 0;                                 ///< positions first ... length - 1 are
-  index whole_from = 0;  ///< of a ring: queries from there on have all keys of their window
   /// Tokens that are there at most, however many come, for memory to be taken once; 0: unknown.
   index capacity = 0;
 };

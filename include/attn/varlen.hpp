@@ -139,7 +139,6 @@ template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatri
 auto packed_attention(const Q& query, const K& key, const V& value, const packed_starts& starts,
                       M&& mask, const F& score_mod, const attn::options& options = {}) {
   if constexpr (detail::require_heads<Q, K, V>()) {
-    detail::require_one_scalar<Q, K, V>();
     using T = detail::heads_scalar<Q>;
     const auto q = detail::as_heads(query);
     heads_array<T> out({0, 0, 0, 0}, detail::order_of(q));
@@ -172,7 +171,6 @@ void packed_attention_into(const output& out, const Q& query, const K& key, cons
                            const packed_starts& starts, M&& mask, const F& score_mod,
                            const attn::options& options = {}) {
   if constexpr (detail::require_heads<Q, K, V>()) {
-    detail::require_one_scalar<Q, K, V>();
     detail::require(static_cast<bool>(out),
                     "out is nothing: it should be a heads_view or heads_array");
     detail::packed_attention<detail::heads_scalar<Q>>(

@@ -80,17 +80,17 @@ class session {
                                 .executor = in_.flag() ? backwards : attn::executor(),
                                 .reproducible = in_.flag(),
                                 .scale = 1e-3};
-    if (in_.flag()) {
+    const bool masked = in_.flag();
+    const index seen = masked ? std::min(left, before()) : before();  // keys before its own
+    const auto call = [&] {
+      if (!masked) return attn::scaled_dot_product_attention(q.view, cache, options);
       const auto mask = attn::sliding_window(left, 0);
-      if (lacks(queries, left)) {
-        return refused([&] { attn::scaled_dot_product_attention(q.view, cache, mask, options); });
-      }
-      compare(q.view, attn::scaled_dot_product_attention(q.view, cache, mask, options),
-              [=](place at) { return at.key <= at.query && at.key >= at.query - left; });
-    } else {
-      compare(q.view, attn::scaled_dot_product_attention(q.view, cache, options),
-              [](place) { return true; });
-    }
+      return attn::scaled_dot_product_attention(q.view, cache, mask, options);
+    };
+    if (lacks(queries, seen)) return refused(call);
+    compare(q.view, call(), [=](place at) {
+      return !(masked || windowed<C>) || (at.key <= at.query && at.key >= at.query - seen);
+    });
   }
 
   bytes& in_;
@@ -111,14 +111,24 @@ class session {
     require(throws<std::invalid_argument>(call), "bad input was not refused");
   }
 
-  // Whether the first of the latest queries, which sees `left` keys before its own, would see what
-  // a ring keeps for later ones only.
-  bool lacks(index queries, index left) const {
-    if constexpr (requires { rules_.window; }) {
-      for (index b = 0; queries > 0 && b < model_.batch(); ++b) {
-        const index first = rules_.first(model_, b), at = model_.length(b) - queries;
-        if (first > 0 && at < first + rules_.window - 1 && at - left < first) return true;
-      }
+  template <class C>
+  static constexpr bool windowed = requires(const C cache) { cache.window(); };
+
+  // How many keys before its own a query can see at most.
+  index before() const {
+    if constexpr (windowed<Cache>) {
+      return rules_.window - 1;
+    } else {
+      return std::numeric_limits<std::int32_t>::max();
+    }
+  }
+
+  // Whether the first of the latest queries, which sees so many keys before its own, would see what
+  // a ring no longer has.
+  bool lacks(index queries, index seen) const {
+    for (index b = 0; windowed<Cache> && queries > 0 && b < model_.batch(); ++b) {
+      const index first = rules_.first(model_, b);
+      if (first > 0 && model_.length(b) - queries - seen < first) return true;
     }
     return false;
   }

@@ -244,7 +244,7 @@ TEST_CASE("a ring far beyond its start") {
   const auto k = any_heads<float>(g, {1, 1, 1, 4});
   for (int n = 0; n < 10; ++n) ring.append(k, k);
   ring.truncate(0, 7);
-  const auto none = attn::scaled_dot_product_attention(k, ring);
+  const auto none = attn::scaled_dot_product_attention(k, ring, {.alignment = attn::offset(7)});
   CHECK((none.head(0, 0).array() == 0).all());
 
   attn::ring_cache<float> wide({.capacity = 200, .heads = 1, .key_width = 4}, 150);
@@ -252,10 +252,12 @@ TEST_CASE("a ring far beyond its start") {
   for (index n = 0; n < 5000; n += 50) {
     wide.append(many.view().tokens(n, 50), many.view().tokens(n, 50));
   }
-  const auto out = attn::scaled_dot_product_attention(k, wide, {.reproducible = true});
-  const auto last = many.view().tokens(4800, 200);
+  const auto out = attn::scaled_dot_product_attention(
+      k, wide, {.alignment = attn::bottom_right, .reproducible = true});
+  const auto last = many.view().tokens(4850, 150);
   close_to<float>(out.view(), attn::scaled_dot_product_attention(k, last, last).view());
-  close_to<float>(attn::scaled_dot_product_attention(k, wide).view(), out.view());
+  const auto split = attn::scaled_dot_product_attention(k, wide, {.alignment = attn::bottom_right});
+  close_to<float>(split.view(), out.view());
 }
 
 TEST_CASE("a ring has the windows of what was appended last, and says so") {
@@ -274,17 +276,26 @@ TEST_CASE("a ring has the windows of what was appended last, and says so") {
   const attn::sliding_window window(9, 0), narrow(6, 0);
   attend(3, window);  // capacity - window + 1
   attend(6, narrow);  // all that these see is there
-  CHECK(
-      missing([&] { attend(4, window); }, {"the ring_cache has overwritten what 1 of the 4 queries",
-                                           "from position 17 on", "the first stands at 16"}) == "");
+  CHECK(missing([&] { attend(4, window); }, {"queries of sequence 0 stand at positions 16 ... 19",
+                                             "ring_cache has overwritten", "before position 8"}) ==
+        "");
   CHECK(missing([&] { attend(7, narrow); }, {"has overwritten"}) == "");
-  CHECK(missing([&] { attend(4, attn::causal()); }, {"has overwritten"}) == "");
+
+  // The window is the ring's, whatever else the mask would show.
+  const attn::options last{.alignment = attn::bottom_right, .reproducible = true};
+  const auto three = all.view().tokens(17, 3);
+  const auto within = attn::scaled_dot_product_attention(three, ring, window, last);
+  check_same(attn::scaled_dot_product_attention(three, ring, attn::causal(), last), within);
+  check_same(attn::scaled_dot_product_attention(three, ring, last), within);
+  check_same(attn::scaled_dot_product_attention(three, ring, attn::sliding_window(11, 3), last),
+             within);
+  CHECK(missing([&] { attn::scaled_dot_product_attention(three, ring); }, {"alignment"}) == "");
+
   ring.truncate(0, 17);
-  const auto last = [&] {
-    attn::scaled_dot_product_attention(all.view().tokens(16, 1), ring, window,
-                                       {.alignment = attn::bottom_right});
+  const auto before = [&] {
+    attn::scaled_dot_product_attention(all.view().tokens(16, 1), ring, window, last);
   };
-  CHECK(missing(last, {"what 1 of the 1 queries"}) == "");
+  CHECK(missing(before, {"stand at positions 16 ... 16"}) == "");
 }
 
 TEST_CASE("one sequence of a cache serves all of a batch") {
