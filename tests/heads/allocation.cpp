@@ -98,7 +98,8 @@ void check_long_steps(Cache cache) {
     for (int n = 0; n < 40; ++n) {
       cache.append(k, k);
       all += allocations_of([&] {
-        attn::scaled_dot_product_attention_into(out, q, cache, {.workspace = &workspace});
+        attn::scaled_dot_product_attention_into(
+            out, q, cache, {.alignment = attn::bottom_right, .workspace = &workspace});
       });
     }
     return all;
