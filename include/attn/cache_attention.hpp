@@ -157,7 +157,8 @@ auto scaled_dot_product_attention(const Q& query, const Cache& cache,
 
 /// The same into memory of the caller's, a view or an array. With a workspace in the options, a
 /// call after the first of its kind allocates nothing on the calling thread, however many tokens
-/// are appended, but where one of a batch has more of a page_pool's tokens than its share.
+/// are appended, but where one of a batch has more of a page_pool's tokens than its share, or a
+/// mask that owns a list (`documents`, `block_mask`) is joined with a ring's window.
 template <detail::HeadsOrMatrix Q, KeyValueCache Cache, class M, class F>
   requires(!std::is_same_v<F, options>)
 void scaled_dot_product_attention_into(const output& out, const Q& query, const Cache& cache,
