@@ -18,8 +18,7 @@ struct packed_starts {
       : query(both), key(both) {}
   /// @{
   /// Queries and keys each have their own.
-  packed_starts(integers of_query, integers of_key)
-      : query(std::move(of_query)), key(std::move(of_key)) {}
+  packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
   template <class List>
     requires(!std::is_same_v<std::remove_cvref_t<List>, packed_starts> &&
              std::is_constructible_v<integers, List>)
