@@ -89,7 +89,8 @@ class session {
     };
     if (lacks(queries, seen)) return refused(call);
     compare(q.view, call(), [=](place at) {
-      return !(masked || windowed<C>) || (at.key <= at.query && at.key >= at.query - seen);
+      return !(masked || attn::detail::Windowed<C>) ||
+             (at.key <= at.query && at.key >= at.query - seen);
     });
   }
 
@@ -111,12 +112,9 @@ class session {
     require(throws<std::invalid_argument>(call), "bad input was not refused");
   }
 
-  template <class C>
-  static constexpr bool windowed = requires(const C cache) { cache.window(); };
-
   // How many keys before its own a query can see at most.
   index before() const {
-    if constexpr (windowed<Cache>) {
+    if constexpr (attn::detail::Windowed<Cache>) {
       return rules_.window - 1;
     } else {
       return std::numeric_limits<std::int32_t>::max();
@@ -126,7 +124,7 @@ class session {
   // Whether the first of the latest queries, which sees so many keys before its own, would see what
   // a ring no longer has.
   bool lacks(index queries, index seen) const {
-    for (index b = 0; windowed<Cache> && queries > 0 && b < model_.batch(); ++b) {
+    for (index b = 0; attn::detail::Windowed<Cache> && queries > 0 && b < model_.batch(); ++b) {
       const index first = rules_.first(model_, b);
       if (first > 0 && model_.length(b) - queries - seen < first) return true;
     }
