@@ -83,6 +83,46 @@ TEST_CASE("queries that see nothing of a tile between others that do") {
   }
 }
 
+// Rows in groups that see keys of their own next to each other, and tell so exactly.
+struct runs_of_keys {
+  index group;
+  std::vector<std::pair<index, index>> seen;  // the first key and the end, of each group
+
+  [[nodiscard]] bool sees(index row, index key) const {
+    const auto& [first, end] = seen[static_cast<std::size_t>(row / group)];
+    return first <= key && key < end;
+  }
+  [[nodiscard]] bool visible(const attn::position& at) const { return sees(at.row, at.key); }
+  [[nodiscard]] attn::coverage cover(const attn::tile& t) const {
+    bool some = false, all = true;
+    for (index i = t.row / group; i <= (t.row + t.rows - 1) / group; ++i) {
+      const auto& [first, end] = seen[static_cast<std::size_t>(i)];
+      some = some || (first < t.key + t.keys && t.key < end);
+      all = all && first <= t.key && t.key + t.keys <= end;
+    }
+    return all ? attn::coverage::all : some ? attn::coverage::some : attn::coverage::none;
+  }
+};
+
+TEST_CASE("each few queries may see other keys of a tile") {
+  generator g(309);
+  for (int repeat = 0; repeat < 40; ++repeat) {
+    const shape n{g.between(1, 130), g.between(1, 300), 19, 21};
+    runs_of_keys mask{g.one_of(std::vector<index>{1, 4, 8, 16, 24, 48}), {}};
+    for (index row = 0; row < n.queries; row += mask.group) {
+      const index first = g.between(0, n.keys), end = g.between(0, n.keys);
+      mask.seen.emplace_back(std::min(first, end), std::max(first, end));
+    }
+    INFO(n.queries << " x " << n.keys << ", alike by " << mask.group);
+    auto p = any_problem<float>(g, n);
+    p.visible = [&](place at) { return mask.sees(at.row, at.key); };
+    check_against(expect(p), run(one_call(), p, mask, unchanged));
+    const Eigen::MatrixXf bias = any_matrix<Eigen::MatrixXf>(g, n.queries, n.keys);
+    p.bias = [&](place at) { return double{bias(at.row, at.key)}; };
+    check_against(expect(p), run(one_call(), p, attn::as_mask(bias) & mask, unchanged));
+  }
+}
+
 // Each number in one place of the keys or values, which some rows see.
 TEST_CASE("numbers at the ends of the range reach the rows that see them") {
   generator g(306);

@@ -144,17 +144,18 @@ struct query_group {
   [[nodiscard]] index rows() const { return heads * p.shape.queries; }
 };
 
-/// How the rows of a call are dealt out to blocks: as many vectors of rows to each, and where a
-/// single vector would be left for the last, which keeps a core half busy, it gets one from the
-/// block before.
+/// How the rows of a call are dealt out to blocks: as many vectors of rows to each, but one less to
+/// the first, or the first two, where they do not come out even: a block of a single vector would
+/// keep a core half busy, and under a causal mask the first blocks have the least to do.
 struct row_blocks {
   index rows = 0;
   index lanes = 1;  // rows in a vector
 
   [[nodiscard]] index count() const { return (vectors() + vectors_a_block - 1) / vectors_a_block; }
   [[nodiscard]] index start(index block) const {
-    const bool shared = vectors() % vectors_a_block == 1 && block > 0 && block == count() - 1;
-    return std::min((vectors_a_block * block - (shared ? 1 : 0)) * lanes, rows);
+    constexpr index most = vectors_a_block;
+    const index lacking = most * count() - vectors();
+    return std::min(std::max(most * block - lacking, (most - 1) * block) * lanes, rows);
   }
   [[nodiscard]] index size(index block) const { return start(block + 1) - start(block); }
 

@@ -60,26 +60,103 @@ struct lane_rows {
   }
 };
 
-/// The part of a tile that the mask does not wholly hide, cut in steps of a few keys at both ends.
+/// Keys of a tile, counted from its first.
+struct key_range {
+  std::int32_t begin;
+  std::int32_t end;
+
+  [[nodiscard]] bool contains(const key_range& other) const {
+    return begin <= other.begin && other.end <= end;
+  }
+};
+
+/// What is left of a tile without the keys at both ends that the mask covers `so` for all its rows,
+/// cut off in steps of a few. Some keys are left.
 template <class T>
-tile trimmed(tile t, const score_rules<T>& rules) {
+key_range without(coverage so, const tile& t, const score_rules<T>& rules) {
   constexpr std::int32_t step = 8;
-  while (t.keys > step) {
-    tile start = t;
-    start.keys = step;
-    if (rules.cover(rules.mask, start) != coverage::none) break;
-    t.key += step;
-    t.keys -= step;
+  key_range left{0, t.keys};
+  const auto covered = [&](std::int32_t first, std::int32_t keys) {
+    if (keys >= left.end - left.begin) return false;
+    tile piece = t;
+    piece.key += first;
+    piece.keys = keys;
+    return rules.cover(rules.mask, piece) == so;
+  };
+  if (covered(0, step)) {
+    left.begin = step;
+    for (std::int32_t keys = keys_a_tile / 2; keys >= step; keys /= 2) {
+      if (covered(left.begin, keys)) left.begin += keys;
+    }
   }
-  while (t.keys > step) {
-    tile end = t;
-    end.keys = (t.keys - 1) % step + 1;
-    end.key = t.key + t.keys - end.keys;
-    if (rules.cover(rules.mask, end) != coverage::none) break;
-    t.keys -= end.keys;
+  const std::int32_t rest = (t.keys - 1) % step + 1;
+  if (covered(t.keys - rest, rest)) {
+    left.end -= rest;
+    for (std::int32_t keys = keys_a_tile / 2; keys >= step; keys /= 2) {
+      if (covered(left.end - keys, keys)) left.end -= keys;
+    }
   }
-  return t;
+  return left;
 }
+
+/// Keys of a tile, and the vectors of lanes that they are multiplied with.
+struct tile_part {
+  key_range keys;
+  std::int32_t vector;  // the first
+  std::int32_t vectors;
+  bool masked;  // whether there is a mask to write
+};
+
+/// What a tile is cut into where the mask hides some of it: keys that all rows see need no mask,
+/// and those that the first or the last of three vectors of lanes does not see are not multiplied
+/// by it.
+template <class T>
+class tile_parts {
+ public:
+  /// A whole tile.
+  tile_parts(const tile& t, std::int32_t vectors, bool masked) : count_(1) {
+    part_[0] = {{0, t.keys}, 0, vectors, masked};
+  }
+
+  tile_parts(const tile& t, std::int32_t vectors, const score_rules<T>& rules) {
+    const key_range all{0, t.keys};
+    const key_range masked = rules.biased ? all : without(coverage::all, t, rules);
+    key_range first = all, last = all;
+    if (vectors == vectors_a_block && fewest_vectors < vectors) {
+      tile lanes = t;
+      lanes.rows = vec<T>::lanes;
+      first = without(coverage::none, lanes, rules);
+      const std::int32_t before = (vectors - 1) * vec<T>::lanes;
+      lanes.row += before;
+      lanes.query += before;
+      lanes.rows = t.rows - before;
+      last = without(coverage::none, lanes, rules);
+    }
+    std::int32_t edges[8];  // in order
+    std::int32_t count = 0;
+    for (const key_range& range : {all, masked, first, last}) {
+      for (const std::int32_t edge : {range.begin, range.end}) {
+        std::int32_t at = count++;
+        for (; at > 0 && edges[at - 1] > edge; --at) edges[at] = edges[at - 1];
+        edges[at] = edge;
+      }
+    }
+    for (std::int32_t i = 1; i < count; ++i) {
+      const key_range keys{edges[i - 1], edges[i]};
+      if (keys.begin == keys.end) continue;
+      const bool of_first = first.contains(keys), of_last = last.contains(keys);
+      part_[count_++] = {keys, of_first ? 0 : 1, vectors - (of_first && of_last ? 0 : 1),
+                         masked.contains(keys)};
+    }
+  }
+
+  [[nodiscard]] const tile_part* begin() const { return part_; }
+  [[nodiscard]] const tile_part* end() const { return part_ + count_; }
+
+ private:
+  tile_part part_[7];  // between eight edges
+  std::int32_t count_ = 0;
+};
 
 /// The keys [key, key + keys) as the rows of a block see them.
 template <class T>
@@ -119,7 +196,11 @@ bool find_tile(const query_rows<T>& block, index& key, tile& t, coverage& seen) 
     t = tile_of(block, first, std::min<index>(key + keys_a_tile, end) - first);
     seen = rules.cover(rules.mask, t);
     if (seen == coverage::none) continue;
-    if (seen == coverage::some) t = trimmed(t, rules);
+    if (seen == coverage::some) {
+      const key_range some = without(coverage::none, t, rules);
+      t.key += some.begin;
+      t.keys = some.end - some.begin;
+    }
     return true;
   }
   return false;

@@ -1,26 +1,46 @@
 // The forward pass over one block of queries: score, change, mask, softmax, weighted sum, a tile of
 // keys at a time.
 
+/// The products for a number of vectors of a block's lanes.
+template <class T>
+struct block_products {
+  void (*score)(const strided<const T>& key, const T* query, index lanes, index depth,
+                const T& scale, index keys, bool adds, T* scores, T* highest);
+  void (*weighted_sum)(const strided<const T>& value, const T* weights, index lanes, index keys,
+                       index ahead, index value_depth, const T* factor, T* out);
+};
+template <class T, int Vectors, among Lanes>
+inline constexpr block_products<T> products_of{score<T, rows_at_once, Vectors, Lanes>,
+                                               weighted_sum<T, rows_at_once, Vectors, Lanes>};
+
 /// The stages in loops made for a number of vectors of lanes; the rest is the same code for any.
 template <class T>
 struct block_stages {
+  std::int32_t vectors;
   index lanes;
-  void (*score)(const strided<const T>& key, const T* query, index depth, const T& scale,
-                index keys, bool adds, T* scores, T* highest);
+  block_products<T> products;
   void (*find_highest)(const T* scores, index keys, T* highest);
   void (*apply_mask)(const T* mask, bool adds, index keys, T* scores, T* highest);
   void (*absorb)(T* scores, index keys, const T* tile_highest, T unit_in_bits,
                  softmax_state<T> state, soon_needed<T>& soon);
-  void (*weighted_sum)(const strided<const T>& value, const T* weights, index keys, index ahead,
-                       index value_depth, const T* factor, T* out);
   bool (*divide)(const T* factor, index value_depth, T* out);
+
+  /// The products for a part of a tile.
+  [[nodiscard]] const block_products<T>& products_for(const tile_part& part) const {
+    if constexpr (fewest_vectors < vectors_a_block) {
+      if (part.vectors < vectors) return products_of<T, vectors_a_block - 1, among::some>;
+    }
+    return products;
+  }
 };
 template <class T, int Vectors>
-inline constexpr block_stages<T> stages_of{
-    width<T, Vectors>,        score<T, rows_at_once, Vectors>,
-    find_highest<T, Vectors>, apply_mask<T, Vectors>,
-    absorb<T, Vectors>,       weighted_sum<T, rows_at_once, Vectors>,
-    divide<T, Vectors>};
+inline constexpr block_stages<T> stages_of{Vectors,
+                                           width<T, Vectors>,
+                                           products_of<T, Vectors, among::all>,
+                                           find_highest<T, Vectors>,
+                                           apply_mask<T, Vectors>,
+                                           absorb<T, Vectors>,
+                                           divide<T, Vectors>};
 
 /// What the steps below share.
 template <class T>
@@ -31,39 +51,63 @@ struct query_block : query_rows<T> {
   T unit;   // and what the softmax still multiplies scores by
 };
 
+/// How the weighted sum is formed: at first without a look at what is summed; where the result is
+/// not finite, with care for what is not in the values; and where that is not finite either, with
+/// care on shrunk values, since a sum of large ones may overflow before it is divided.
+enum class care { none, exact, shrunk };
+
+/// Where a score change is asked about each score, and with care, which takes hidden values as they
+/// are, products are formed of whole tiles.
+template <class T>
+tile_parts<T> parts_of(const query_block<T>& block, const tile& t, coverage seen, care with) {
+  const std::int32_t vectors = block.stages.vectors;
+  if (seen != coverage::some || block.rules.changes || with != care::none) {
+    return {t, vectors, block.rules.biased || seen == coverage::some};
+  }
+  return {t, vectors, block.rules};
+}
+
+/// A part of a tile's scores and masks, all lanes.
+template <class T>
+score_tile<T> part_of(score_tile<T> s, const key_range& keys) {
+  s.scores += keys.begin * s.lanes;
+  s.place.key += keys.begin;
+  s.place.keys = keys.end - keys.begin;
+  return s;
+}
+
 /// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
 /// change, the product adds its scores to the mask where those are to be; a NaN or inf under the
-/// mask then shows in the sums, and `with_care` puts -inf in its place.
+/// mask then shows in the sums, and care puts -inf in its place.
 template <class T>
-void score_tile_of(const query_block<T>& block, const score_tile<T>& s, coverage seen,
-                   bool with_care) {
+ATTN_INLINE void score_tile_of(const query_block<T>& block, const score_tile<T>& s,
+                               const tile_parts<T>& parts, coverage seen, care with) {
   const block_memory<T>& at = block.at;
   const score_rules<T>& rules = block.rules;
-  const bool masked = rules.biased || seen == coverage::some;
-  const bool adds = masked && !rules.changes;
-  if (adds) rules.write_mask(rules, s);
   fill(at.tile_highest, s.lanes, -std::numeric_limits<T>::infinity());
   const key_memory<T>& memory = block.p.memory;
-  for (index j = 0; j < s.place.keys;) {
-    const index keys = memory.together(s.place.key + j, s.place.keys - j);
-    block.stages.score(memory.key_at(s.place.key + j), at.query, block.p.depth, block.scale, keys,
-                       adds, at.scores + j * s.lanes, at.tile_highest);
-    j += keys;
+  for (const tile_part& part : parts) {
+    const bool adds = part.masked && !rules.changes;
+    if (adds) rules.write_mask(rules, part_of(s, part.keys));
+    const index lane = part.vector * vec<T>::lanes;
+    for (index j = part.keys.begin; j < part.keys.end;) {
+      const index keys = memory.together(s.place.key + j, part.keys.end - j);
+      block.stages.products_for(part).score(memory.key_at(s.place.key + j), at.query + lane,
+                                            s.lanes, block.p.depth, block.scale, keys, adds,
+                                            at.scores + j * s.lanes + lane, at.tile_highest + lane);
+      j += keys;
+    }
   }
   if (rules.changes) {
     rules.change_scores(rules, s);
     block.stages.find_highest(at.scores, s.place.keys, at.tile_highest);
   }
-  if (masked && (rules.changes || with_care)) {
+  const bool masked = rules.biased || seen == coverage::some;
+  if (masked && (rules.changes || with != care::none)) {
     rules.write_mask(rules, {at.mask, s.lanes, s.place, s.row, s.offset});
     block.stages.apply_mask(at.mask, rules.changes, s.place.keys, at.scores, at.tile_highest);
   }
 }
-
-/// How the weighted sum is formed: at first without a look at what is summed; where the result is
-/// not finite, with care for what is not in the values; and where that is not finite either, with
-/// care on shrunk values, since a sum of large ones may overflow before it is divided.
-enum class care { none, exact, shrunk };
 
 /// Fewer keys than 2^32 cannot undo this shrinking.
 template <class T>
@@ -93,8 +137,8 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
   copy_finite(memory, s.place.key, s.place.keys, value_depth, with, at.finite, value_depth);
-  block.stages.weighted_sum(strided<const T>{at.finite, value_depth, 1}, s.scores, s.place.keys, 0,
-                            value_depth, at.factor, at.second);
+  block.stages.products.weighted_sum(strided<const T>{at.finite, value_depth, 1}, s.scores, s.lanes,
+                                     s.place.keys, 0, value_depth, at.factor, at.second);
   for (std::int32_t j = 0; j < s.place.keys; ++j) {
     const strided<const T> value = memory.value_at(s.place.key + j);
     for (index c = 0; c < value_depth; ++c) {
@@ -108,9 +152,11 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
   }
 }
 
-/// out = out · factor + Σ_j weights_j · value_j, over the pieces of memory that the tile lies in.
+/// out = out · factor + Σ_j weights_j · value_j, over the parts of the tile and the pieces of
+/// memory that these lie in. What a lane has so far is multiplied but once.
 template <class T>
-void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
+ATTN_INLINE void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s,
+                                 const tile_parts<T>& parts) {
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
@@ -118,12 +164,16 @@ void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s) {
   // gone again, and with it what the next columns read of the same lines.
   const index row_bytes = std::abs(memory.value.row_stride) * index{sizeof(T)};
   const index ahead = row_bytes <= widest_tile_ahead ? keys_a_tile : 8;
-  for (index j = 0; j < s.place.keys;) {
-    const index keys = memory.together(s.place.key + j, s.place.keys - j);
-    if (j > 0) fill(at.factor, s.lanes, T(1));
-    block.stages.weighted_sum(memory.value_at(s.place.key + j), at.scores + j * s.lanes, keys,
-                              ahead, value_depth, at.factor, at.out);
-    j += keys;
+  for (const tile_part& part : parts) {
+    const index lane = part.vector * vec<T>::lanes;
+    for (index j = part.keys.begin; j < part.keys.end;) {
+      const index keys = memory.together(s.place.key + j, part.keys.end - j);
+      block.stages.products_for(part).weighted_sum(
+          memory.value_at(s.place.key + j), at.scores + j * s.lanes + lane, s.lanes, keys, ahead,
+          value_depth, at.factor + lane, at.out + lane);
+      fill(at.factor + lane, part.vectors * vec<T>::lanes, T(1));
+      j += keys;
+    }
   }
 }
 
@@ -163,7 +213,8 @@ void attend(const query_block<T>& block, care with) {
   coverage seen = coverage::none;
   for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
     const score_tile<T> s{at.scores, lanes, t, block.row, p.shape.offset};
-    score_tile_of(block, s, seen, with != care::none);
+    const tile_parts<T> parts = parts_of(block, t, seen, with);
+    score_tile_of(block, s, parts, seen, with);
     {
       [[maybe_unused]] const flush_small flush(has_many_keys(p));
       block.stages.absorb(at.scores, t.keys, at.tile_highest, bits<T>(block.unit),
@@ -173,7 +224,7 @@ void attend(const query_block<T>& block, care with) {
     if (with != care::none) {
       weighted_sum_with_care(block, s, with);
     } else {
-      weighted_sum_of(block, s);
+      weighted_sum_of(block, s, parts);
     }
   }
 }
@@ -236,7 +287,7 @@ ATTN_NOINLINE bool divide_with_care(const query_block<T>& block, care with) {
 
 /// The weights of the rows, in a second pass over the scores, after `find_factors`.
 template <class T>
-ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
+ATTN_NOINLINE void write_weights(const query_block<T>& block, care with) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   const index lanes = block.stages.lanes;
@@ -252,7 +303,8 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   index done = 0;
   for (index key = first_tile(p); find_tile(block, key, t, seen); key += keys_a_tile) {
     hide_until(done, t.key);
-    score_tile_of(block, {at.scores, lanes, t, block.row, p.shape.offset}, seen, with_care);
+    score_tile_of(block, {at.scores, lanes, t, block.row, p.shape.offset},
+                  parts_of(block, t, seen, with), seen, with);
     [[maybe_unused]] const flush_small flush(has_many_keys(p));
     weigh(at.scores, t.keys, lanes, bits<T>(block.unit),
           softmax_state<T>{at.highest, at.sum, at.factor});
@@ -262,21 +314,14 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, bool with_care) {
   hide_until(done, p.shape.keys);
 }
 
-template <class T>
-bool is_power_of_2(T x) {
-  int exponent = 0;
-  return std::frexp(x, &exponent) == T(0.5);
-}
-
 /// Rows [first, first + rows) of the result, at most as many as there are lanes.
 template <class T>
 void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
                    const std::int32_t* row, const block_stages<T>& stages, T* memory) {
   const index lanes = stages.lanes;
-  // A scale that rounds nothing may wait until the softmax, which then costs nothing. Where the
-  // difference of two products overflows, the smaller has no weight at such a scale either.
-  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
-                      is_power_of_2(p.scale);
+  // The scale may wait until the softmax, which then costs nothing. Where the difference of two
+  // products overflows, the smaller has no weight at such a scale either.
+  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64);
   const query_block<T> block{{p, rules, first, rows, row},
                              stages,
                              block_memory<T>::of(memory, p.depth, p.value_depth,
@@ -286,16 +331,15 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend(block, care::none);
   find_factors(block);
-  const bool with_care = !stages.divide(block.at.factor, p.value_depth, block.at.out);
-  bool finite = !with_care;
-  for (const care with : {care::exact, care::shrunk}) {
-    if (finite) break;
+  care with = care::none;
+  for (bool finite = stages.divide(block.at.factor, p.value_depth, block.at.out);
+       !finite && with != care::shrunk; finite = divide_with_care(block, with)) {
+    with = with == care::none ? care::exact : care::shrunk;
     attend(block, with);
     find_factors(block);
-    finite = divide_with_care(block, with);
   }
   lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
-  if (p.weights.data != nullptr) write_weights(block, with_care);
+  if (p.weights.data != nullptr) write_weights(block, with);
 }
 
 /// Numbers that `forward` needs to work in, whatever the number of queries.

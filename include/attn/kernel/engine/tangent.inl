@@ -141,13 +141,13 @@ void sum_tangents(const tangent_block<T>& block, const score_tile<T>& s) {
   const tangent_memory<T>& at = block.at;
   const index keys = s.place.keys;
   const strided<const T> value = p.memory.value_at(s.place.key);
-  weighted_sum<T, rows_at_once, Vectors>(value, at.scores, keys, 0, p.value_depth, at.factor,
-                                         at.out);
-  weighted_sum<T, rows_at_once, Vectors>(value, at.tangents, keys, 0, p.value_depth, at.factor,
-                                         at.out_tangent);
+  weighted_sum<T, rows_at_once, Vectors>(value, at.scores, s.lanes, keys, 0, p.value_depth,
+                                         at.factor, at.out);
+  weighted_sum<T, rows_at_once, Vectors>(value, at.tangents, s.lanes, keys, 0, p.value_depth,
+                                         at.factor, at.out_tangent);
   if (block.d.value.data != nullptr) {
-    weighted_sum<T, rows_at_once, Vectors>(block.d.value.from(s.place.key, 0), at.scores, keys, 0,
-                                           p.value_depth, at.ones, at.out_tangent);
+    weighted_sum<T, rows_at_once, Vectors>(block.d.value.from(s.place.key, 0), at.scores, s.lanes,
+                                           keys, 0, p.value_depth, at.ones, at.out_tangent);
   }
 }
 

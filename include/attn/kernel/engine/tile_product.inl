@@ -78,6 +78,16 @@ class rows_ahead {
   index col_ = 0;
 };
 
+/// Which lanes of a block a product works on: all, as many vectors as it is made for, or some of
+/// more.
+enum class among { all, some };
+
+/// From one [lane] to the next, of which there are `lanes`: known to the compiler where it is all.
+template <class T, int Vectors, among Lanes>
+ATTN_INLINE index lanes_apart(index lanes) {
+  return Lanes == among::all ? index{width<T, Vectors>} : lanes;
+}
+
 /// One step of the product. Its rows are reached from the first and the middle one, which takes
 /// fewer registers for addresses.
 template <class T, int Rows, int Vectors>
@@ -124,26 +134,27 @@ ATTN_INLINE void accumulate(registers<T, Rows, Vectors>& c, const T* a, index a_
   if (k < depth) add_step(c, a, a_row, b);
 }
 
-/// scores[j][lanes] = scale · Σ_e key[j, e] · query[e][lanes], plus what is there already if
-/// `adds`, for Rows keys; raises `highest` to the largest score of each lane.
-template <class T, int Rows, int Vectors>
-ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, const T& scale,
-                            bool adds, T* scores, T* highest) {
+/// scores[j][lane] = scale · Σ_e key[j, e] · query[e][lane], plus what is there already if `adds`,
+/// for Rows keys and Vectors of the lanes; raises `highest` to the largest score of each lane.
+template <class T, int Rows, int Vectors, among Lanes>
+ATTN_INLINE void score_rows(strided<const T> key, const T* query, index lanes, index depth,
+                            const T& scale, bool adds, T* scores, T* highest) {
+  const index apart = lanes_apart<T, Vectors, Lanes>(lanes);
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) c.at[r][v] = broadcast(T(0));
   }
-  accumulate<steps_a_line<T, Rows>>(c, key.data, key.row_stride, key.col_stride, query,
-                                    width<T, Vectors>, depth, further_on(key, 2 * rows_at_once, 0));
+  accumulate<steps_a_line<T, Rows>>(c, key.data, key.row_stride, key.col_stride, query, apart,
+                                    depth, further_on(key, 2 * rows_at_once, 0));
   if (adds) {
     const vec<T> factor = broadcast(scale);
     ATTN_UNROLL
     for (int r = 0; r < Rows; ++r) {
       ATTN_UNROLL
       for (int v = 0; v < Vectors; ++v) {
-        const vec<T> mask = load(scores + r * width<T, Vectors> + v * vec<T>::lanes);
+        const vec<T> mask = load(scores + r * apart + v * vec<T>::lanes);
         c.at[r][v] = multiply_add(c.at[r][v], factor, mask);
       }
     }
@@ -160,69 +171,72 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index depth, c
     vec<T> most = load(highest + v * vec<T>::lanes);
     ATTN_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      store(scores + r * width<T, Vectors> + v * vec<T>::lanes, c.at[r][v]);
+      store(scores + r * apart + v * vec<T>::lanes, c.at[r][v]);
       most = larger(c.at[r][v], most);
     }
     store(highest + v * vec<T>::lanes, most);
   }
 }
 
-/// out[c][lanes] = out[c][lanes] · factor[lanes] + Σ_j value[j, c] · weights[j][lanes] for Rows
-/// columns c of the values.
-template <class T, int Rows, int Vectors>
-ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, index keys,
-                                   index ahead, const T* factor, T* out) {
+/// out[c][lane] = out[c][lane] · factor[lane] + Σ_j value[j, c] · weights[j][lane] for Rows columns
+/// c of the values and Vectors of the lanes.
+template <class T, int Rows, int Vectors, among Lanes>
+ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, index lanes,
+                                   index keys, index ahead, const T* factor, T* out) {
+  const index apart = lanes_apart<T, Vectors, Lanes>(lanes);
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
     const vec<T> shrink = load(factor + v * vec<T>::lanes);
     ATTN_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      c.at[r][v] = load(out + r * width<T, Vectors> + v * vec<T>::lanes) * shrink;
+      c.at[r][v] = load(out + r * apart + v * vec<T>::lanes) * shrink;
     }
   }
   const strided<const T> soon{further_on(value, ahead, 0).data, 0, value.row_stride};
-  accumulate<1>(c, value.data, value.col_stride, value.row_stride, weights, width<T, Vectors>, keys,
-                soon);
+  accumulate<1>(c, value.data, value.col_stride, value.row_stride, weights, apart, keys, soon);
   ATTN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     ATTN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      store(out + r * width<T, Vectors> + v * vec<T>::lanes, c.at[r][v]);
+      store(out + r * apart + v * vec<T>::lanes, c.at[r][v]);
     }
   }
 }
 
 /// As many rows at once as there are registers for, then the rest by halves. What will be read of
 /// keys two groups further on, and of the values `ahead` of these, is asked for meanwhile.
-template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void score(const strided<const T>& key, const T* query, index depth, const T& scale,
-                         index keys, bool adds, T* scores, T* highest) {
+template <class T, int Rows, int Vectors, among Lanes = among::all>
+ATTN_NOINLINE void score(const strided<const T>& key, const T* query, index lanes, index depth,
+                         const T& scale, index keys, bool adds, T* scores, T* highest) {
+  const index apart = lanes_apart<T, Vectors, Lanes>(lanes);
   index j = 0;
   for (; j + Rows <= keys; j += Rows) {
-    score_rows<T, Rows, Vectors>(key.from(j, 0), query, depth, scale, adds,
-                                 scores + j * width<T, Vectors>, highest);
+    score_rows<T, Rows, Vectors, Lanes>(key.from(j, 0), query, lanes, depth, scale, adds,
+                                        scores + j * apart, highest);
   }
   if constexpr (Rows > 1) {
     if (j < keys) {
-      score<T, Rows / 2, Vectors>(key.from(j, 0), query, depth, scale, keys - j, adds,
-                                  scores + j * width<T, Vectors>, highest);
+      score<T, Rows / 2, Vectors, Lanes>(key.from(j, 0), query, lanes, depth, scale, keys - j, adds,
+                                         scores + j * apart, highest);
     }
   }
 }
 
-template <class T, int Rows, int Vectors>
-ATTN_NOINLINE void weighted_sum(const strided<const T>& value, const T* weights, index keys,
-                                index ahead, index value_depth, const T* factor, T* out) {
+template <class T, int Rows, int Vectors, among Lanes = among::all>
+ATTN_NOINLINE void weighted_sum(const strided<const T>& value, const T* weights, index lanes,
+                                index keys, index ahead, index value_depth, const T* factor,
+                                T* out) {
+  const index apart = lanes_apart<T, Vectors, Lanes>(lanes);
   index c = 0;
   for (; c + Rows <= value_depth; c += Rows) {
-    weighted_sum_rows<T, Rows, Vectors>(value.from(0, c), weights, keys, ahead, factor,
-                                        out + c * width<T, Vectors>);
+    weighted_sum_rows<T, Rows, Vectors, Lanes>(value.from(0, c), weights, lanes, keys, ahead,
+                                               factor, out + c * apart);
   }
   if constexpr (Rows > 1) {
     if (c < value_depth) {
-      weighted_sum<T, Rows / 2, Vectors>(value.from(0, c), weights, keys, ahead, value_depth - c,
-                                         factor, out + c * width<T, Vectors>);
+      weighted_sum<T, Rows / 2, Vectors, Lanes>(value.from(0, c), weights, lanes, keys, ahead,
+                                                value_depth - c, factor, out + c * apart);
     }
   }
 }
