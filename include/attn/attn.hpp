@@ -24,6 +24,7 @@
 #include <attn/multi_head_attention_gradient.hpp>
 #include <attn/options.hpp>
 #include <attn/output.hpp>
+#include <attn/page_pool.hpp>
 #include <attn/paged_cache.hpp>
 #include <attn/position.hpp>
 #include <attn/projection.hpp>

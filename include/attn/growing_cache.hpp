@@ -221,16 +221,14 @@ class growing_cache {
   /// the first counts[b] are those of sequence b (`padding::right`), or the last (`padding::left`).
   /// The others are neither read nor stored. Throws std::invalid_argument for counts that are not
   /// one a sequence, each within 0 … n.
-  template <class K, class V>
-    requires(HeadsLike<K> || EigenDense<K>)
+  template <HeadsOrMatrix K, class V>
   void append(const K& key, const V& value, const integers& counts, padding side = padding::right) {
     append_to(0, batch(), {view(key), view(value), counts, side});
   }
 
   /// Appends to one sequence. key: 1 x heads x n x key_width, value: 1 x heads x n x value_width.
   /// Throws as above, and std::invalid_argument where there is no sequence b.
-  template <class K, class V>
-    requires(HeadsLike<K> || EigenDense<K>)
+  template <HeadsOrMatrix K, class V>
   void append(index b, const K& key, const V& value) {
     check_sequence(b);
     append_to(b, 1, {view(key), view(value)});

@@ -275,7 +275,11 @@ template <detail::EigenDense M>
 auto split_qkv(M&& matrix, index heads, index key_heads, index batch = 1) {
   detail::require(heads >= 1 && key_heads >= 1, "split_qkv has ", heads, " query and ", key_heads,
                   " key heads, both should be at least 1");
-  const auto all = split_heads(std::forward<M>(matrix), heads + 2 * key_heads, batch);
+  const index all_heads = heads + 2 * key_heads;
+  detail::require(matrix.cols() % all_heads == 0, "split_qkv of ", matrix.cols(),
+                  " columns: they should be a multiple of ", all_heads, ", ", heads,
+                  " query heads and ", key_heads, " each of key and value");
+  const auto all = split_heads(std::forward<M>(matrix), all_heads, batch);
   using element = std::remove_pointer_t<decltype(all.data())>;
   const auto part = [&](index first, index count) {
     heads_shape shape = all.shape();
@@ -408,12 +412,9 @@ heads_view<const T> as_heads(const heads_array<T>& array) {
 template <class V>
 concept HeadsLike = requires(const V& v) { as_heads(v); };
 
-/// The order in which a view's memory is best walked, for a result like it.
-template <class T>
-heads_order order_of(const heads_view<T>& view) {
-  return view.heads() > 1 && view.strides().head < view.strides().row ? heads_order::blhd
-                                                                      : heads_order::bhld;
-}
+/// What is read as heads, and what is refused with a message.
+template <class V>
+concept HeadsOrMatrix = HeadsLike<V> || EigenDense<V>;
 
 }  // namespace detail
 }  // namespace attn::inline ATTN_ABI

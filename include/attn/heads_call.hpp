@@ -122,9 +122,7 @@ void check_keys_and_values(const heads_view<const T>& key, const heads_view<cons
           key.length());
 }
 
-/// What is read as heads, and what is refused with a message.
-template <class V>
-concept HeadsOrMatrix = HeadsLike<V> || EigenDense<V>;
+/// Heads, or matrices in place of some of them.
 template <class Q, class K, class V>
 concept HeadsAmong = HeadsOrMatrix<Q> && HeadsOrMatrix<K> && HeadsOrMatrix<V> &&
                      (HeadsLike<Q> || HeadsLike<K> || HeadsLike<V>);
@@ -154,6 +152,13 @@ constexpr bool require_heads() {
   } else {
     return false;
   }
+}
+
+/// The order in which a view's memory is best walked, for a result like it.
+template <class T>
+heads_order order_of(const heads_view<T>& view) {
+  return view.heads() > 1 && view.strides().head < view.strides().row ? heads_order::blhd
+                                                                      : heads_order::bhld;
 }
 
 /// What query and keys must agree in. `keys` names them in messages.

@@ -16,6 +16,7 @@ struct packed_starts {
   /// Queries and keys are packed alike.
   packed_starts(integers both)  // NOLINT(google-explicit-constructor): a list stands for both
       : query(both), key(both) {}
+  packed_starts(std::initializer_list<index> both) : packed_starts(integers(both)) {}
   /// @{
   /// Queries and keys each have their own.
   packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}

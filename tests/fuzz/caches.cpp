@@ -287,6 +287,16 @@ void fork(bytes& in, session<attn::paged_cache<T>, T, paged_rules<T>>& s) {
 }
 
 template <class T>
+void reorder(bytes& in, session<attn::paged_cache<T>, T, paged_rules<T>>& s) {
+  std::vector<index> parents;
+  for (index b = 0; b < s.model_.batch(); ++b) {
+    parents.push_back(in.between(0, s.model_.batch() - 1));
+  }
+  s.cache_.reorder(parents);
+  s.rules_.reorder(s.model_, parents);
+}
+
+template <class T>
 void run_paged(bytes& in) {
   const attn::kv_cache_shape n = any_shape(in);
   const index page_size = in.between(1, in.flag() ? 40 : 5),
@@ -305,8 +315,10 @@ void run_paged(bytes& in) {
     all.run([&](auto& s) {
       switch (in.between(0, 3)) {
         case 0:
-        case 1:
           fork<T>(in, s);
+          break;
+        case 1:
+          reorder<T>(in, s);
           break;
         case 2:
           view_pages<T>(in, s);

@@ -196,6 +196,15 @@ struct paged_rules {
     if (from != to && model.length(from) % page_size != 0) table.back() = names++;
     return keep(true, before);
   }
+  void reorder(truth<T>& model, const std::vector<index>& parents) {
+    const auto sequences = model.sequences;
+    const auto before = tables;
+    for (std::size_t b = 0; b < parents.size(); ++b) {
+      const auto parent = static_cast<std::size_t>(parents[b]);
+      model.sequences[b] = sequences[parent];
+      tables[b] = before[parent];
+    }
+  }
   index first(const truth<T>&, index) const { return 0; }
 };
 

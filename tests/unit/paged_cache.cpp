@@ -31,6 +31,11 @@ TEMPLATE_TEST_CASE("a paged cache holds what was appended, in no more pages than
                   message_of<std::length_error>([&] { cache.fork(from, to); });
               CHECK(refusal.empty() == taken);
               if (taken) model.sequences[static_cast<std::size_t>(to)] = model.at(from);
+            } else if (g.chance(0.2)) {
+              std::vector<index> parents(static_cast<std::size_t>(n.batch));
+              for (index& parent : parents) parent = g.between(0, n.batch - 1);
+              cache.reorder(parents);
+              now.reorder(model, parents);
             }
             CHECK(pool->pages() - pool->free_pages() == now.in_use());
             CHECK(cache.bytes() * static_cast<std::size_t>(pool->pages()) ==
@@ -65,6 +70,37 @@ TEST_CASE("a fork shares full pages and goes on by itself") {
   CHECK(pool->free_pages() == 1);
   cache.fork(1, 1);
   CHECK(keys_of(cache, 1) == floats{0, 1, 2, 3, 4, 5});
+}
+
+TEST_CASE("a reordered cache goes on from the parents, and shares what it can") {
+  const auto pool = pool_of(5, 2);
+  attn::paged_cache<float> cache(pool, 3);
+  cache.append(0, numbers(0, 3), numbers(0, 3));
+  cache.append(1, numbers(10, 4), numbers(10, 4));
+  cache.append(2, numbers(20, 2), numbers(20, 2));
+  CHECK(pool->free_pages() == 0);
+  CHECK(message_of([&] { cache.reorder({1, 0}); }) ==
+        "parents has 2 entries, the cache has 3 sequences");
+  CHECK(message_of([&] { cache.reorder({1, 0, 3}); }) ==
+        "parents[2] is 3, it should be within the 3 sequences");
+  CHECK(message_of([&] { cache.reorder({1, -1, 2}); }) != "");
+  cache.reorder({1, 0, 0});
+  CHECK(keys_of(cache, 0) == floats{10, 11, 12, 13});
+  CHECK(keys_of(cache, 1) == floats{0, 1, 2});
+  CHECK(keys_of(cache, 2) == floats{0, 1, 2});
+  CHECK(pool->free_pages() == 1);
+  CHECK(cache.table(1)[1] == cache.table(2)[1]);
+  cache.truncate(0, 2);  // two pages free: one for sequence 0, one for a copy
+  const array next = numbers(100, 1, 3);
+  cache.append(next, next);
+  CHECK(pool->free_pages() == 0);
+  CHECK(keys_of(cache, 0) == floats{10, 11, 100});
+  CHECK(keys_of(cache, 1) == floats{0, 1, 2, 101});
+  CHECK(keys_of(cache, 2) == floats{0, 1, 2, 102});
+  cache.reorder({2, 2, 2});
+  CHECK(pool->free_pages() == 3);
+  cache.reorder({0, 1, 2});
+  CHECK(keys_of(cache, 1) == floats{0, 1, 2, 102});
 }
 
 TEST_CASE("pages that were given back are taken in the same order") {
