@@ -69,7 +69,7 @@ FORWARD = [
     Fault(ENGINE + "block.inl", "key += keys_a_look - keys_a_tile;", "key += keys_a_look;",
           "after many hidden tiles one too many is skipped", ["kernel.shapes"]),
     Fault(ENGINE + "block.inl", "    left.begin = step;", "    left.begin = step + 1;",
-          "one key too many is cut off at the start of a tile", ["kernel.shapes"]),
+          "one key too many is cut off at the start of a tile", ["kernel.blocks"]),
     Fault(ENGINE + "block.inl", "      lanes.query += before;", "",
           "the last vector of queries is taken for the first", ["kernel.shapes"]),
     Fault(ENGINE + "block.inl", "of_first ? 0 : 1, vectors", "of_last ? 0 : 1, vectors",
