@@ -68,7 +68,8 @@ void check_all_there(const heads_call<T, Stored>& call, const M& mask) {
       require(mask.cover(gone) == coverage::none, "queries of sequence ", b, " stand at positions ",
               shape.offset, " ... ", gone.last_query(),
               " and see what the ring_cache has overwritten, keys before position ", first,
-              ": attend with the tokens appended last, or give it more capacity");
+              ": attend with the tokens appended last, by attn::bottom_right, or give it more "
+              "capacity");
     }
   }
 }

@@ -193,8 +193,9 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
             " keys: give options.query_lengths beside key_lengths where a padded batch attends to "
             "itself, else options.alignment, for the mask or score change depends on positions");
     require(fits, "sequence ", b, " has ", call.queries(b), " queries and ", keys,
-            " keys: the mask or score change depends on positions, so options.alignment must be "
-            "given: attn::bottom_right (the last query at the last key, as with a cache), "
+            " keys: the mask, be it a ring's window, or score change depends on positions, so "
+            "options.alignment must be given: attn::bottom_right (the last query at the last key, "
+            "as with a cache), "
             "attn::top_left or attn::offset(n)");
     check(score_mod, call.shape(b));
     call_shape shape = call.shape(b);  // and of masks in memory, which are as long as the longest

@@ -57,9 +57,9 @@ std::shared_ptr<const void> refer_or_keep(List&& list, const Refer& refer) {
 
 }  // namespace detail
 
-/// A reference to 32- or 64-bit signed integers one after the other in memory: a std::vector,
-/// std::array, std::span, C array or Eigen vector of std::int32_t, std::int64_t or attn::index. A
-/// list with a name must outlive its use; a temporary is kept.
+/// A reference to integers of 32 or 64 bits one after the other in memory: a std::vector,
+/// std::array, std::span, C array or Eigen vector. Those without a sign are taken as if they had
+/// one. A list with a name must outlive its use; a temporary is kept.
 class integers {
  public:
   /// Nothing is given.
@@ -95,9 +95,9 @@ class integers {
   template <class List>
   void refer_to(const List& list) {
     using element = std::remove_cvref_t<decltype(*std::data(list))>;
-    static_assert(std::is_integral_v<element> && std::is_signed_v<element> &&
-                      (sizeof(element) == 4 || sizeof(element) == 8),
-                  "attn: lengths should be a list of std::int32_t or std::int64_t.");
+    static_assert(std::is_integral_v<element> && (sizeof(element) == 4 || sizeof(element) == 8),
+                  "attn: lengths, starts, counts and parents should be a list of integers of 32 or "
+                  "64 bits.");
     data_ = std::data(list);
     size_ = static_cast<index>(std::size(list));
     given_ = true;

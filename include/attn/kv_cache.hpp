@@ -134,7 +134,8 @@ class ring_cache : public detail::growing_cache<ring_cache<T>, T> {
       const index count = tokens.count(n);
       detail::require_room(count - 1 <= capacity() - window_, "ring_cache has ", capacity(),
                            " slots, a window of ", window_, " and ", count, " new tokens need ",
-                           window_ + count - 1);
+                           window_ + count - 1, ": append at most ", capacity() - window_ + 1,
+                           " at once");
     }
   }
   [[nodiscard]] detail::token_place place(index b, index position) const {

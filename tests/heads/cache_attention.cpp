@@ -260,6 +260,45 @@ TEST_CASE("a ring far beyond its start") {
   close_to<float>(split.view(), out.view());
 }
 
+// A cache of the user's, whose first tokens are gone whatever the mask.
+struct later_tokens {
+  using value_type = float;
+  const attn::contiguous_cache<float>& all;
+  index first;
+
+  [[nodiscard]] index batch() const { return all.batch(); }
+  [[nodiscard]] index heads() const { return all.heads(); }
+  [[nodiscard]] index key_width() const { return all.key_width(); }
+  [[nodiscard]] index value_width() const { return all.value_width(); }
+  [[nodiscard]] index length(index b) const { return all.length(b); }
+  [[nodiscard]] attn::stored_keys<float> sequence(index b) const {
+    attn::stored_keys<float> later = all.sequence(b);
+    later.first = first;
+    return later;
+  }
+};
+
+TEST_CASE("what a cache of the user's no longer has is not read") {
+  generator g(709);
+  const index length = 3000;
+  auto all = contiguous<float>(1, 2, length, 4, 4);
+  auto k = any_heads<float>(g, {1, 2, length, 4}), v = any_heads<float>(g, {1, 2, length, 4});
+  all.append(k, v);
+  for (const index queries : {1, 20}) {
+    const auto q = any_heads<float>(g, {1, 4, queries, 4});
+    for (const index first : {1, 100, 128, 1500, 2999}) {
+      const index rest = length - first;
+      const auto expected = attn::scaled_dot_product_attention(q, k.view().tokens(first, rest),
+                                                               v.view().tokens(first, rest));
+      for (const bool reproducible : {false, true}) {
+        const auto out = attn::scaled_dot_product_attention(q, later_tokens{all, first},
+                                                            {.reproducible = reproducible});
+        close_to<float>(out.view(), expected.view());
+      }
+    }
+  }
+}
+
 TEST_CASE("a ring has the windows of what was appended last, and says so") {
   generator g(708);
   attn::ring_cache<float> ring({.capacity = 12, .heads = 2, .key_width = 4}, 10);

@@ -73,6 +73,21 @@ TEST_CASE("threads, and more sequences than a few") {
   check_packed(q, q, q, narrow, narrow, attn::causal(), attn::identity(), {});
 }
 
+TEST_CASE("starts and sinks of any integers and numbers, or in braces") {
+  generator g(505);
+  const auto q = any_heads<float>(g, {1, 2, 30, 8});
+  const std::vector<int> starts{0, 7, 20, 30};
+  const std::vector<std::size_t> unsigned_starts{0, 7, 20, 30};
+  const std::vector<float> logits{0.5F, -1};
+  const attn::options sinks{.sink = logits}, one{.sink = 2};
+  const auto out = attn::packed_attention(q, q, q, starts, sinks);
+  check_same(attn::packed_attention(q, q, q, unsigned_starts, {.sink = {0.5, -1}}), out);
+  check_same(attn::packed_attention(q, q, q, {0, 7, 20, 30}, sinks), out);
+  check_same(attn::packed_attention(q, q, q, {{0, 7, 20, 30}, starts}, sinks), out);
+  check_same(attn::packed_attention(q, q, q, starts, {.sink = {2}}),
+             attn::packed_attention(q, q, q, starts, one));
+}
+
 TEST_CASE("what is awful in one sequence stays there") {
   generator g(503);
   auto q = any_heads<float>(g, {1, 2, 30, 8}), k = q, v = q;

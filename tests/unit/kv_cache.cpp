@@ -104,7 +104,7 @@ TEST_CASE("a ring has a window for every new query, and what it overwrote stays 
   CHECK(ring.window() == 6);
   ring.append(numbers(0, 3), numbers(0, 3));
   CHECK(message_of<std::length_error>([&] { ring.append(numbers(3, 4), numbers(3, 4)); }) ==
-        "ring_cache has 8 slots, a window of 6 and 4 new tokens need 9");
+        "ring_cache has 8 slots, a window of 6 and 4 new tokens need 9: append at most 3 at once");
   for (const float first : {3.0f, 6.0f, 9.0f}) ring.append(numbers(first, 3), numbers(first, 3));
   CHECK(keys_of(ring, 0) == floats{4, 5, 6, 7, 8, 9, 10, 11});
   CHECK(ring.sequence(0).piece == 8);
