@@ -40,9 +40,8 @@ class sinks {
                                   [&](const auto& referred) { refer_to(referred); });
   }
   /// Keeps a few numbers written on the spot, one a head; a single one is for every head.
-  sinks(std::initializer_list<double> list) : sinks(std::vector<double>(list)) {
-    if (size_ == 1) *this = sinks(*list.begin());
-  }
+  sinks(std::initializer_list<double> list)
+      : sinks(list.size() == 1 ? sinks(*list.begin()) : sinks(std::vector<double>(list))) {}
 
   /// How many there are; -1 where one holds for every head.
   [[nodiscard]] constexpr index size() const { return size_; }

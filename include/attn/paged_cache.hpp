@@ -119,17 +119,19 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
       detail::require(parents[b] >= 0 && parents[b] < this->batch(), "parents[", b, "] is ",
                       parents[b], ", it should be within the ", this->batch(), " sequences");
     }
-    const std::vector<index> lengths = this->lengths();
-    const std::vector<std::int32_t> tables = tables_;
+    std::vector<std::int32_t> tables(tables_.size());
+    std::vector<index> lengths;
+    lengths.reserve(this->lengths().size());
     for (index b = 0; b < this->batch(); ++b) {
-      for (const std::int32_t page : table(parents[b])) pool_->share(page);
+      const std::span<const std::int32_t> pages = table(parents[b]);
+      for (const std::int32_t page : pages) pool_->share(page);
+      std::copy(pages.begin(), pages.end(), tables.begin() + b * pages_for(capacity_));
+      lengths.push_back(this->length(parents[b]));
     }
-    this->clear();
+    this->clear();  // parents may lie in what changes from here on
+    tables_.swap(tables);
     for (index b = 0; b < this->batch(); ++b) {
-      const auto parent = static_cast<std::size_t>(parents[b]);
-      this->length_of(b) = lengths[parent];
-      std::copy_n(tables.data() + parents[b] * pages_for(capacity_), pages_for(lengths[parent]),
-                  entries(b));
+      this->length_of(b) = lengths[static_cast<std::size_t>(b)];
     }
   }
 

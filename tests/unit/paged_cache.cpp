@@ -99,8 +99,15 @@ TEST_CASE("a reordered cache goes on from the parents, and shares what it can") 
   CHECK(keys_of(cache, 2) == floats{0, 1, 2, 102});
   cache.reorder({2, 2, 2});
   CHECK(pool->free_pages() == 3);
-  cache.reorder({0, 1, 2});
-  CHECK(keys_of(cache, 1) == floats{0, 1, 2, 102});
+  cache.truncate(0, 0);
+  cache.truncate(1, 1);
+  cache.truncate(2, 2);
+  cache.reorder(cache.lengths());
+  CHECK(cache.lengths() == std::vector<index>{0, 1, 2});
+  cache.reorder({2, 2, 2});
+  CHECK(keys_of(cache, 1) == floats{0, 1});
+  cache.clear();
+  CHECK(pool->free_pages() == 5);
 }
 
 TEST_CASE("pages that were given back are taken in the same order") {

@@ -56,8 +56,8 @@ struct query_block : query_rows<T> {
 /// care on shrunk values, since a sum of large ones may overflow before it is divided.
 enum class care { none, exact, shrunk };
 
-/// Where a score change is asked about each score, and with care, which takes hidden values as they
-/// are, products are formed of whole tiles.
+/// Where a score change is asked about each score, and with care, which sums whole tiles, there is
+/// one part.
 template <class T>
 tile_parts<T> parts_of(const query_block<T>& block, const tile& t, coverage seen, care with) {
   const std::int32_t vectors = block.stages.vectors;
@@ -192,7 +192,7 @@ soon_needed<T> soon_needed_by(const query_block<T>& block) {
   soon.out = {{out.data, out.row_stride, out.col_stride}, block.rows, p.value_depth};
   const index next = block.first + block.rows;
   if (next < p.shape.queries) {
-    const index rows = std::min<index>(block.rows, p.shape.queries - next);
+    const index rows = std::min<index>(block_rows<T>, p.shape.queries - next);
     soon.query = {p.query.from(next, 0), rows, p.depth};
   }
   return soon;
@@ -314,14 +314,22 @@ ATTN_NOINLINE void write_weights(const query_block<T>& block, care with) {
   hide_until(done, p.shape.keys);
 }
 
+template <class T>
+bool is_power_of_2(T x) {
+  int exponent = 0;
+  return std::frexp(x, &exponent) == T(0.5);
+}
+
 /// Rows [first, first + rows) of the result, at most as many as there are lanes.
 template <class T>
 void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
                    const std::int32_t* row, const block_stages<T>& stages, T* memory) {
   const index lanes = stages.lanes;
-  // The scale may wait until the softmax, which then costs nothing. Where the difference of two
-  // products overflows, the smaller has no weight at such a scale either.
-  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64);
+  // A scale that rounds nothing may wait until the softmax, which then costs nothing; the way back
+  // could not do the same for another. Where the difference of two products overflows, the smaller
+  // has no weight at such a scale either.
+  const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
+                      is_power_of_2(p.scale);
   const query_block<T> block{{p, rules, first, rows, row},
                              stages,
                              block_memory<T>::of(memory, p.depth, p.value_depth,
@@ -331,12 +339,14 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend(block, care::none);
   find_factors(block);
+  bool finite = stages.divide(block.at.factor, p.value_depth, block.at.out);
   care with = care::none;
-  for (bool finite = stages.divide(block.at.factor, p.value_depth, block.at.out);
-       !finite && with != care::shrunk; finite = divide_with_care(block, with)) {
-    with = with == care::none ? care::exact : care::shrunk;
+  for (const care more : {care::exact, care::shrunk}) {
+    if (finite) break;
+    with = more;
     attend(block, with);
     find_factors(block);
+    finite = divide_with_care(block, with);
   }
   lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
   if (p.weights.data != nullptr) write_weights(block, with);
