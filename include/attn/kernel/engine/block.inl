@@ -70,30 +70,30 @@ struct key_range {
   }
 };
 
-/// What is left of a tile without the keys at both ends that the mask covers `so` for all its rows,
-/// cut off in steps of a few. Some keys are left.
+/// The keys of a tile but for those at both ends that the mask hides from all its rows, cut off in
+/// steps of a few. Some keys are left.
 template <class T>
-key_range without(coverage so, const tile& t, const score_rules<T>& rules) {
+key_range seen_keys(const tile& t, const score_rules<T>& rules) {
   constexpr std::int32_t step = 8;
   key_range left{0, t.keys};
-  const auto covered = [&](std::int32_t first, std::int32_t keys) {
+  const auto hidden = [&](std::int32_t first, std::int32_t keys) {
     if (keys >= left.end - left.begin) return false;
     tile piece = t;
     piece.key += first;
     piece.keys = keys;
-    return rules.cover(rules.mask, piece) == so;
+    return rules.cover(rules.mask, piece) == coverage::none;
   };
-  if (covered(0, step)) {
+  if (hidden(0, step)) {
     left.begin = step;
     for (std::int32_t keys = keys_a_tile / 2; keys >= step; keys /= 2) {
-      if (covered(left.begin, keys)) left.begin += keys;
+      if (hidden(left.begin, keys)) left.begin += keys;
     }
   }
   const std::int32_t rest = (t.keys - 1) % step + 1;
-  if (covered(t.keys - rest, rest)) {
+  if (hidden(t.keys - rest, rest)) {
     left.end -= rest;
     for (std::int32_t keys = keys_a_tile / 2; keys >= step; keys /= 2) {
-      if (covered(left.end - keys, keys)) left.end -= keys;
+      if (hidden(left.end - keys, keys)) left.end -= keys;
     }
   }
   return left;
@@ -104,37 +104,30 @@ struct tile_part {
   key_range keys;
   std::int32_t vector;  // the first
   std::int32_t vectors;
-  bool masked;  // whether there is a mask to write
 };
 
-/// What a tile is cut into where the mask hides some of it: keys that all rows see need no mask,
-/// and those that the first or the last of three vectors of lanes does not see are not multiplied
-/// by it.
+/// What a tile is cut into where the mask hides some of it: keys that the first or the last of
+/// three vectors of lanes does not see are multiplied with the other two.
 template <class T>
 class tile_parts {
  public:
   /// A whole tile.
-  tile_parts(const tile& t, std::int32_t vectors, bool masked) : count_(1) {
-    part_[0] = {{0, t.keys}, 0, vectors, masked};
+  tile_parts(const tile& t, std::int32_t vectors) : count_(1) {
+    part_[0] = {{0, t.keys}, 0, vectors};
   }
 
-  tile_parts(const tile& t, std::int32_t vectors, const score_rules<T>& rules) {
-    const key_range all{0, t.keys};
-    const key_range masked = rules.biased ? all : without(coverage::all, t, rules);
-    key_range first = all, last = all;
-    if (vectors == vectors_a_block && fewest_vectors < vectors) {
-      tile lanes = t;
-      lanes.rows = vec<T>::lanes;
-      first = without(coverage::none, lanes, rules);
-      const std::int32_t before = (vectors - 1) * vec<T>::lanes;
-      lanes.row += before;
-      lanes.query += before;
-      lanes.rows = t.rows - before;
-      last = without(coverage::none, lanes, rules);
-    }
-    std::int32_t edges[8];  // in order
+  tile_parts(const tile& t, const score_rules<T>& rules) {
+    constexpr std::int32_t vectors = vectors_a_block, before = (vectors - 1) * vec<T>::lanes;
+    tile of_vector = t;
+    of_vector.rows = vec<T>::lanes;
+    const key_range seen_by_first = seen_keys(of_vector, rules);
+    of_vector.row += before;
+    of_vector.query += before;
+    of_vector.rows = t.rows - before;
+    const key_range seen_by_last = seen_keys(of_vector, rules);
+    std::int32_t edges[6];  // in order
     std::int32_t count = 0;
-    for (const key_range& range : {all, masked, first, last}) {
+    for (const key_range& range : {key_range{0, t.keys}, seen_by_first, seen_by_last}) {
       for (const std::int32_t edge : {range.begin, range.end}) {
         std::int32_t at = count++;
         for (; at > 0 && edges[at - 1] > edge; --at) edges[at] = edges[at - 1];
@@ -144,9 +137,8 @@ class tile_parts {
     for (std::int32_t i = 1; i < count; ++i) {
       const key_range keys{edges[i - 1], edges[i]};
       if (keys.begin == keys.end) continue;
-      const bool of_first = first.contains(keys), of_last = last.contains(keys);
-      part_[count_++] = {keys, of_first ? 0 : 1, vectors - (of_first && of_last ? 0 : 1),
-                         masked.contains(keys)};
+      const bool first = seen_by_first.contains(keys), last = seen_by_last.contains(keys);
+      part_[count_++] = {keys, first ? 0 : 1, first && last ? vectors : vectors - 1};
     }
   }
 
@@ -154,7 +146,7 @@ class tile_parts {
   [[nodiscard]] const tile_part* end() const { return part_ + count_; }
 
  private:
-  tile_part part_[7];  // between eight edges
+  tile_part part_[5];  // between six edges
   std::int32_t count_ = 0;
 };
 
@@ -197,7 +189,7 @@ bool find_tile(const query_rows<T>& block, index& key, tile& t, coverage& seen) 
     seen = rules.cover(rules.mask, t);
     if (seen == coverage::none) continue;
     if (seen == coverage::some) {
-      const key_range some = without(coverage::none, t, rules);
+      const key_range some = seen_keys(t, rules);
       t.key += some.begin;
       t.keys = some.end - some.begin;
     }

@@ -56,24 +56,16 @@ struct query_block : query_rows<T> {
 /// care on shrunk values, since a sum of large ones may overflow before it is divided.
 enum class care { none, exact, shrunk };
 
-/// Where a score change is asked about each score, and with care, which sums whole tiles, there is
-/// one part.
+/// The parts of a tile. Where a score change is asked about each score, and with care, which sums
+/// whole tiles, there is one.
 template <class T>
 tile_parts<T> parts_of(const query_block<T>& block, const tile& t, coverage seen, care with) {
   const std::int32_t vectors = block.stages.vectors;
-  if (seen != coverage::some || block.rules.changes || with != care::none) {
-    return {t, vectors, block.rules.biased || seen == coverage::some};
+  if (vectors < vectors_a_block || fewest_vectors == vectors_a_block || seen != coverage::some ||
+      block.rules.changes || with != care::none) {
+    return {t, vectors};
   }
-  return {t, vectors, block.rules};
-}
-
-/// A part of a tile's scores and masks, all lanes.
-template <class T>
-score_tile<T> part_of(score_tile<T> s, const key_range& keys) {
-  s.scores += keys.begin * s.lanes;
-  s.place.key += keys.begin;
-  s.place.keys = keys.end - keys.begin;
-  return s;
+  return {t, block.rules};
 }
 
 /// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
@@ -84,11 +76,12 @@ ATTN_INLINE void score_tile_of(const query_block<T>& block, const score_tile<T>&
                                const tile_parts<T>& parts, coverage seen, care with) {
   const block_memory<T>& at = block.at;
   const score_rules<T>& rules = block.rules;
+  const bool masked = rules.biased || seen == coverage::some;
+  const bool adds = masked && !rules.changes;
+  if (adds) rules.write_mask(rules, s);
   fill(at.tile_highest, s.lanes, -std::numeric_limits<T>::infinity());
   const key_memory<T>& memory = block.p.memory;
   for (const tile_part& part : parts) {
-    const bool adds = part.masked && !rules.changes;
-    if (adds) rules.write_mask(rules, part_of(s, part.keys));
     const index lane = part.vector * vec<T>::lanes;
     for (index j = part.keys.begin; j < part.keys.end;) {
       const index keys = memory.together(s.place.key + j, part.keys.end - j);
@@ -102,7 +95,6 @@ ATTN_INLINE void score_tile_of(const query_block<T>& block, const score_tile<T>&
     rules.change_scores(rules, s);
     block.stages.find_highest(at.scores, s.place.keys, at.tile_highest);
   }
-  const bool masked = rules.biased || seen == coverage::some;
   if (masked && (rules.changes || with != care::none)) {
     rules.write_mask(rules, {at.mask, s.lanes, s.place, s.row, s.offset});
     block.stages.apply_mask(at.mask, rules.changes, s.place.keys, at.scores, at.tile_highest);
@@ -325,9 +317,9 @@ template <class T>
 void forward_block(const problem<T>& p, const score_rules<T>& rules, index first, index rows,
                    const std::int32_t* row, const block_stages<T>& stages, T* memory) {
   const index lanes = stages.lanes;
-  // A scale that rounds nothing may wait until the softmax, which then costs nothing; the way back
-  // could not do the same for another. Where the difference of two products overflows, the smaller
-  // has no weight at such a scale either.
+  // A scale that rounds nothing may wait until the softmax, which then costs nothing: the way back
+  // finds the same scores. Where the difference of two products overflows, the smaller has no
+  // weight at such a scale either.
   const bool folded = !rules.changes && !rules.biased && p.scale <= T(1) && p.scale >= T(0x1p-64) &&
                       is_power_of_2(p.scale);
   const query_block<T> block{{p, rules, first, rows, row},
