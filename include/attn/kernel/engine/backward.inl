@@ -82,64 +82,92 @@ ATTN_NOINLINE void add_bias_gradient(const gradient_block<T>& block, const tile&
   }
 }
 
+/// The product for the vectors of a part of a tile: all of a block's, or one less.
+template <class T, int Vectors, bool Adds>
+auto product_for(const tile_part& part) {
+  constexpr int fewer = Vectors > fewest_vectors ? Vectors - 1 : Vectors;
+  return part.vectors == Vectors ? product<T, rows_at_once, Vectors, Adds>
+                                 : product<T, rows_at_once, fewer, Adds>;
+}
+
+/// to[j][lane] = Σ_e rows(j, e) · from[e][lane] for keys [j, j + keys) of a part of a tile; row 0
+/// is that of the tile's first key.
+template <class T, int Vectors>
+void multiply_keys(const strided<const T>& rows, const tile_part& part, index j, index keys,
+                   index depth, const T* from, T* to) {
+  constexpr index lanes = width<T, Vectors>;
+  const index lane = part.vector * vec<T>::lanes;
+  product_for<T, Vectors, false>(part)(rows.from(j, 0), keys, depth, from + lane, lanes,
+                                       to + j * lanes + lane, lanes);
+}
+
 /// dP = V dOᵀ for a tile. Meanwhile asks for the lines of memory that gradients of a bias will be
 /// added to: they lie in as many places as there are rows.
 template <class T, int Vectors>
-void weight_gradients(const gradient_block<T>& block, const tile& t) {
+void weight_gradients(const gradient_block<T>& block, const tile& t, const tile_parts<T>& parts) {
   const gradient_problem<T>& g = block.g;
   const strided<const T> value = g.p.memory.value_at(t.key);
   const index step = g.bias.data == nullptr ? t.keys : rows_at_once;
   constexpr index line = 64 / sizeof(T);
   const index rows_a_step = (block.rows * step + t.keys - 1) / t.keys;
   index row = 0;
-  for (index j = 0; j < t.keys; j += step) {
-    product<T, rows_at_once, Vectors, false>(value.from(j, 0), std::min<index>(step, t.keys - j),
-                                             g.p.value_depth, block.at.out_gradient, block.lanes,
-                                             block.at.gradient + j * block.lanes, block.lanes);
-    if (g.bias.data == nullptr) continue;
-    for (const index end = std::min(row + rows_a_step, block.rows); row < end; ++row) {
-      for (index key = 0; key < t.keys; key += line) {
-        prefetch(g.bias.at(t.row + row, t.key), key * g.bias.col_stride);
+  for (const tile_part& part : parts) {
+    for (index j = part.keys.begin; j < part.keys.end; j += step) {
+      multiply_keys<T, Vectors>(value, part, j, std::min<index>(step, part.keys.end - j),
+                                g.p.value_depth, block.at.out_gradient, block.at.gradient);
+      if (g.bias.data == nullptr) continue;
+      for (const index end = std::min(row + rows_a_step, block.rows); row < end; ++row) {
+        for (index key = 0; key < t.keys; key += line) {
+          prefetch(g.bias.at(t.row + row, t.key), key * g.bias.col_stride);
+        }
       }
     }
   }
 }
 
-/// to(j, ·) += Σ_i from[j][i] · rows[i][·] for the keys of a tile.
+/// to(j, ·) += Σ_i from[j][i] · rows[i][·] for the keys and queries of a part of a tile.
 template <class T>
-void add_to_keys(const gradient_block<T>& block, const T* from, const tile& t, const T* rows,
-                 index cols, strided<T> to) {
+void add_to_keys(const gradient_block<T>& block, const T* from, const tile& t,
+                 const tile_part& part, const T* rows, index cols, strided<T> to) {
   const index wide = whole_vectors<T>(cols);
-  const strided<const T> keys_by_rows{from, block.lanes, 1};
-  const strided<T> sums = to.from(t.key, 0);
+  const index lane = part.vector * vec<T>::lanes;
+  const index queries = std::min<index>(part.vectors * vec<T>::lanes, block.rows - lane);
+  const index keys = part.keys.end - part.keys.begin;
+  const strided<const T> keys_by_rows{from + part.keys.begin * block.lanes + lane, block.lanes, 1};
+  const strided<T> sums = to.from(t.key + part.keys.begin, 0);
+  rows += lane * wide;
   if (to.col_stride == 1 && cols == wide) {
-    add_product(keys_by_rows, t.keys, block.rows, rows, wide, sums.data, to.row_stride);
+    add_product(keys_by_rows, keys, queries, rows, wide, sums.data, to.row_stride);
     return;
   }
-  std::fill_n(block.at.sums, t.keys * wide, T(0));
-  add_product(keys_by_rows, t.keys, block.rows, rows, wide, block.at.sums, wide);
-  for (index j = 0; j < t.keys; ++j) {
+  std::fill_n(block.at.sums, keys * wide, T(0));
+  add_product(keys_by_rows, keys, queries, rows, wide, block.at.sums, wide);
+  for (index j = 0; j < keys; ++j) {
     for (index c = 0; c < cols; ++c) *sums.at(j, c) += block.at.sums[j * wide + c];
   }
 }
 
 /// The sums over a tile that are wanted.
 template <class T, int Vectors>
-void add_products(const gradient_block<T>& block, const tile& t) {
+void add_products(const gradient_block<T>& block, const tile& t, const tile_parts<T>& parts) {
   const gradient_problem<T>& g = block.g;
   const problem<T>& p = g.p;
   const gradient_memory<T>& at = block.at;
-  if (g.value.data != nullptr) {
-    add_to_keys(block, at.scores, t, at.out_gradient_rows, p.value_depth, g.value);
-  }
-  if (g.key.data != nullptr) {
-    add_to_keys(block, at.gradient, t, at.query_rows, p.depth, g.key);
-  }
-  if (g.query.data != nullptr) {
-    const strided<const T> key = p.memory.key_at(t.key);
-    product<T, rows_at_once, Vectors, true>({key.data, key.col_stride, key.row_stride}, p.depth,
-                                            t.keys, at.gradient, block.lanes, at.query_gradient,
-                                            block.lanes);
+  for (const tile_part& part : parts) {
+    if (g.value.data != nullptr) {
+      add_to_keys(block, at.scores, t, part, at.out_gradient_rows, p.value_depth, g.value);
+    }
+    if (g.key.data != nullptr) {
+      add_to_keys(block, at.gradient, t, part, at.query_rows, p.depth, g.key);
+    }
+    if (g.query.data != nullptr) {
+      const index first = part.keys.begin, lane = part.vector * vec<T>::lanes;
+      const strided<const T> key = p.memory.key_at(t.key + first);
+      product_for<T, Vectors, true>(part)({key.data, key.col_stride, key.row_stride}, p.depth,
+                                          part.keys.end - first,
+                                          at.gradient + first * block.lanes + lane, block.lanes,
+                                          at.query_gradient + lane, block.lanes);
+    }
   }
 }
 
@@ -197,10 +225,14 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
   const bool careful =
       (masked || block.has_empty) && !(block.finite && all_finite(key, t.keys, p.depth) &&
                                        all_finite(value, t.keys, p.value_depth));
+  const bool cut = seen == coverage::some && !careful && !scores.changes;
+  const tile_parts<T> parts = parts_of(t, Vectors, cut, scores);
   T factor = p.scale;
-  product<T, rows_at_once, Vectors, false>(key, t.keys, p.depth, at.query, s.lanes, at.scores,
-                                           s.lanes);
-  weight_gradients<T, Vectors>(block, t);
+  for (const tile_part& part : parts) {
+    multiply_keys<T, Vectors>(key, part, part.keys.begin, part.keys.end - part.keys.begin, p.depth,
+                              at.query, at.scores);
+  }
+  weight_gradients<T, Vectors>(block, t, parts);
   if (scores.changes) {
     const vec<T> unit = broadcast(factor);
     for (index i = 0; i < t.keys * s.lanes; i += vec<T>::lanes) {
@@ -238,7 +270,7 @@ void backward_tile(const gradient_block<T>& block, const score_tile<T>& s, cover
   if (careful) {
     add_products_with_care(block, t, masked ? at.mask : nullptr);
   } else {
-    add_products<T, Vectors>(block, t);
+    add_products<T, Vectors>(block, t, parts);
   }
 }
 

@@ -150,6 +150,13 @@ class tile_parts {
   std::int32_t count_ = 0;
 };
 
+/// The parts of a tile, or all of it as one where it is not to be cut, or has too few vectors.
+template <class T>
+tile_parts<T> parts_of(const tile& t, std::int32_t vectors, bool cut, const score_rules<T>& rules) {
+  if (!cut || vectors < vectors_a_block || fewest_vectors == vectors_a_block) return {t, vectors};
+  return {t, rules};
+}
+
 /// The keys [key, key + keys) as the rows of a block see them.
 template <class T>
 tile tile_of(const query_rows<T>& block, index key, index keys) {

@@ -60,12 +60,8 @@ enum class care { none, exact, shrunk };
 /// whole tiles, there is one.
 template <class T>
 tile_parts<T> parts_of(const query_block<T>& block, const tile& t, coverage seen, care with) {
-  const std::int32_t vectors = block.stages.vectors;
-  if (vectors < vectors_a_block || fewest_vectors == vectors_a_block || seen != coverage::some ||
-      block.rules.changes || with != care::none) {
-    return {t, vectors};
-  }
-  return {t, block.rules};
+  const bool cut = seen == coverage::some && !block.rules.changes && with == care::none;
+  return parts_of(t, block.stages.vectors, cut, block.rules);
 }
 
 /// score, scale and change, mask: leaves the tile's scores and the largest of each lane. Without a
