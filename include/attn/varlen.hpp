@@ -13,19 +13,19 @@ struct packed_starts {
   integers query;  ///< of the queries
   integers key;    ///< of the keys
 
+  /// @{
   /// Queries and keys are packed alike.
   packed_starts(integers both)  // NOLINT(google-explicit-constructor): a list stands for both
       : query(both), key(both) {}
   packed_starts(std::initializer_list<index> both) : packed_starts(integers(both)) {}
-  /// @{
-  /// Queries and keys each have their own.
-  packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
   template <class List>
     requires(!std::is_same_v<std::remove_cvref_t<List>, packed_starts> &&
              std::is_constructible_v<integers, List>)
   packed_starts(List&& both)  // NOLINT(google-explicit-constructor): as above
       : packed_starts(integers(std::forward<List>(both))) {}
   /// @}
+  /// Queries and keys each have their own.
+  packed_starts(integers of_query, integers of_key) : query(of_query), key(of_key) {}
 };
 
 namespace detail {
