@@ -90,8 +90,8 @@ auto product_for(const tile_part& part) {
                                  : product<T, rows_at_once, fewer, Adds>;
 }
 
-/// to[j][lane] = Σ_e rows(j, e) · from[e][lane] for keys [j, j + keys) of a part of a tile; row 0
-/// is that of the tile's first key.
+/// to[j][lane] = Σ_e rows(j, e) · from[e][lane] for keys [j, j + keys) of a part of a tile, and 0
+/// in a vector that it leaves out; row 0 is that of the tile's first key.
 template <class T, int Vectors>
 void multiply_keys(const strided<const T>& rows, const tile_part& part, index j, index keys,
                    index depth, const T* from, T* to) {
@@ -99,6 +99,9 @@ void multiply_keys(const strided<const T>& rows, const tile_part& part, index j,
   const index lane = part.vector * vec<T>::lanes;
   product_for<T, Vectors, false>(part)(rows.from(j, 0), keys, depth, from + lane, lanes,
                                        to + j * lanes + lane, lanes);
+  if (part.vectors == Vectors) return;
+  const index left_out = part.vector == 0 ? lanes - vec<T>::lanes : 0;
+  for (index i = j; i < j + keys; ++i) fill(to + i * lanes + left_out, vec<T>::lanes, T(0));
 }
 
 /// dP = V dOᵀ for a tile. Meanwhile asks for the lines of memory that gradients of a bias will be
