@@ -195,8 +195,7 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
     require(fits, "sequence ", b, " has ", call.queries(b), " queries and ", keys,
             " keys: the mask, be it a ring's window, or score change depends on positions, so "
             "options.alignment must be given: attn::bottom_right (the last query at the last key, "
-            "as with a cache), "
-            "attn::top_left or attn::offset(n)");
+            "as with a cache), attn::top_left or attn::offset(n)");
     check(score_mod, call.shape(b));
     call_shape shape = call.shape(b);  // and of masks in memory, which are as long as the longest
     if (!call.starts) shape.queries = static_cast<std::int32_t>(call.query.length());

@@ -130,9 +130,7 @@ class paged_cache : public detail::growing_cache<paged_cache<T>, T> {
     }
     this->clear();  // parents may lie in what changes from here on
     tables_.swap(tables);
-    for (index b = 0; b < this->batch(); ++b) {
-      this->length_of(b) = lengths[static_cast<std::size_t>(b)];
-    }
+    this->lengths_.swap(lengths);
   }
 
  private:
