@@ -121,9 +121,9 @@ void cache_attention(const output& out, const heads_view<const T>& query, const 
 /// Attention of B x H x Lq x d queries to everything in a cache of B sequences, or of one that
 /// serves all, whose own number of heads divides H. With `bottom_right` the last query of each
 /// sequence stands at its last key, which is what it should be after its own key has been appended;
-/// a query in a batch that is padded has options.query_lengths. Of a ring each query sees what the
-/// mask shows it within the ring's window, so that positions count: give the alignment. Key
-/// positions are counted from the first token ever appended.
+/// a batch that is padded has options.query_lengths, and options.padding. Of a ring each query sees
+/// what the mask shows it within the ring's window, so that positions count: give the alignment.
+/// Key positions are counted from the first token ever appended.
 ///
 /// Returns B x H x Lq x (value width). A mask in memory has as many keys as the longest sequence.
 /// Throws std::invalid_argument as the call on heads does, and where a query would see what a ring

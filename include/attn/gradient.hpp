@@ -217,7 +217,7 @@ void backward_of_heads(const gradients& to, const forward_pass& from,
                        const options& options, given_as form) {
   if constexpr (has_kernel<T>) {  // else the message is enough
     check_batch_and_lengths(query, key, value, options);
-    const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
+    const viewed_keys<T> stored(key, value, query.batch(), options);
     const heads_call<T, viewed_keys<T>> call{query, stored, options};
     check_heads(call, "key");
     check_rules(call, key.length(), mask, score_mod);
@@ -325,22 +325,23 @@ void scaled_dot_product_attention_backward(const gradients& to, const forward_pa
 /// The same for many heads of many sequences: results of the forward pass and gradients are views
 /// or arrays, those of a mask or score change in the shape of what they are for. Where key and
 /// value have a single sequence for all of a batch, so have their gradients.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
-  requires(!std::is_same_v<F, options>)
+template <class Q, class K, class V, class M, class F>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<F, options>)
 void scaled_dot_product_attention_backward(const gradients& to, const forward_pass& from,
                                            const Q& query, const K& key, const V& value, M&& mask,
                                            const F& score_mod, const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q>;
-  detail::require_gradient_type<T>();
-  detail::backward_of_heads<T>(to, from, detail::as_heads(query), detail::as_heads(key),
-                               detail::as_heads(value), as_mask(mask), score_mod, options,
-                               detail::given_as::heads);
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    using T = detail::heads_scalar<Q>;
+    detail::require_gradient_type<T>();
+    detail::backward_of_heads<T>(to, from, detail::as_heads(query), detail::as_heads(key),
+                                 detail::as_heads(value), as_mask(mask), score_mod, options,
+                                 detail::given_as::heads);
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
-  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+template <class Q, class K, class V, class M>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<std::remove_cvref_t<M>, options>)
 void scaled_dot_product_attention_backward(const gradients& to, const forward_pass& from,
                                            const Q& query, const K& key, const V& value, M&& mask,
                                            const attn::options& options = {}) {
@@ -348,7 +349,8 @@ void scaled_dot_product_attention_backward(const gradients& to, const forward_pa
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <class Q, class K, class V>
+  requires detail::HeadsAmong<Q, K, V>
 void scaled_dot_product_attention_backward(const gradients& to, const forward_pass& from,
                                            const Q& query, const K& key, const V& value,
                                            const attn::options& options = {}) {
@@ -356,20 +358,23 @@ void scaled_dot_product_attention_backward(const gradients& to, const forward_pa
 }
 
 /// The gradients of `packed_attention`, packed as its inputs are.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M,
+          class F>
   requires(!std::is_same_v<F, options>)
 void packed_attention_backward(const gradients& to, const forward_pass& from, const Q& query,
                                const K& key, const V& value, const packed_starts& starts, M&& mask,
                                const F& score_mod, const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q>;
-  detail::require_gradient_type<T>();
-  detail::backward_of_packed<T>(to, from, detail::as_heads(query), detail::as_heads(key),
-                                detail::as_heads(value), starts, as_mask(mask), score_mod, options);
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    using T = detail::heads_scalar<Q>;
+    detail::require_gradient_type<T>();
+    detail::backward_of_packed<T>(to, from, detail::as_heads(query), detail::as_heads(key),
+                                  detail::as_heads(value), starts, as_mask(mask), score_mod,
+                                  options);
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V, class M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
 void packed_attention_backward(const gradients& to, const forward_pass& from, const Q& query,
                                const K& key, const V& value, const packed_starts& starts, M&& mask,
@@ -378,7 +383,7 @@ void packed_attention_backward(const gradients& to, const forward_pass& from, co
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <detail::HeadsOrMatrix Q, detail::HeadsOrMatrix K, detail::HeadsOrMatrix V>
 void packed_attention_backward(const gradients& to, const forward_pass& from, const Q& query,
                                const K& key, const V& value, const packed_starts& starts,
                                const attn::options& options = {}) {

@@ -141,7 +141,8 @@ class backward_call {
       const index from = key_starts_         ? key_starts_[b] * by.row
                          : view.batch() == 1 ? 0
                                              : b * by.batch;
-      return strided_view(view).moved(from + h / group_ * by.head);
+      return strided_view(view).moved(from + h / group_ * by.head +
+                                      forward_.keys_before(b) * by.row);
     };
     g.out = of_query(views_.out);
     g.log_sum_exp = of_query(views_.log_sum_exp);

@@ -6,6 +6,7 @@
 #include <attn/heads.hpp>
 #include <attn/integers.hpp>
 #include <attn/memory_overlap.hpp>
+#include <attn/position.hpp>
 #include <attn/stored_keys.hpp>
 #include <new>
 #include <optional>
@@ -13,10 +14,6 @@
 #include <vector>
 
 namespace attn::inline ATTN_ABI {
-
-/// On which side a batch is padded whose sequences have different lengths: `right` has the tokens
-/// first, `left` has them last.
-enum class padding { right, left };
 
 namespace detail {
 
@@ -56,9 +53,7 @@ struct new_tokens {
   padding side = padding::right;
 
   [[nodiscard]] index count(index b) const { return counts ? counts[b] : key.length(); }
-  [[nodiscard]] index first(index b) const {
-    return side == padding::left ? key.length() - count(b) : 0;
-  }
+  [[nodiscard]] index first(index b) const { return rows_before(key.length(), count(b), side); }
 };
 
 /// n rows of `width` elements, to rows one after the other.

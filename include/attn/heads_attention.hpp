@@ -12,23 +12,33 @@ template <class T>
 class viewed_keys {
  public:
   viewed_keys(const heads_view<const T>& key, const heads_view<const T>& value, index batch,
-              const integers& lengths)
-      : key_(key), value_(value), batch_(batch), lengths_(lengths) {}
+              const options& options)
+      : key_(key),
+        value_(value),
+        batch_(batch),
+        lengths_(options.key_lengths),
+        padding_(options.padding) {}
 
   [[nodiscard]] index batch() const { return batch_; }
   [[nodiscard]] index heads() const { return key_.heads(); }
   [[nodiscard]] index key_width() const { return key_.width(); }
   [[nodiscard]] index value_width() const { return value_.width(); }
   [[nodiscard]] index length() const { return key_.length(); }
+  [[nodiscard]] index before(index b) const {
+    return rows_before(key_.length(), length_of(b), padding_);
+  }
   [[nodiscard]] stored_keys<T> sequence(index b) const {
-    return keys_in(key_, value_, b, lengths_ ? lengths_[b] : key_.length());
+    return keys_in(key_, value_, b, before(b), length_of(b));
   }
 
  private:
+  [[nodiscard]] index length_of(index b) const { return lengths_ ? lengths_[b] : key_.length(); }
+
   heads_view<const T> key_;
   heads_view<const T> value_;
   index batch_;
   integers lengths_;
+  padding padding_;
 };
 
 /// One head after the other by the stages, for types without a kernel.
@@ -40,27 +50,29 @@ void attend_heads_by_stages(const heads_call<T, viewed_keys<T>>& call,
   const index group = call.query.heads() / std::max<index>(1, key.heads());
   for (index b = 0; b < call.batch(); ++b) {
     const call_shape shape = call.shape(b);
-    const index from = key.batch() == 1 ? 0 : b;
+    const index first = call.queries_before(b), first_key = call.keys_before(b);
+    const auto tokens = [&](const heads_view<const T>& view, index h) {
+      return view.head(view.batch() == 1 ? 0 : b, h / group).middleRows(first_key, shape.keys);
+    };
     for (index h = 0; h < call.query.heads(); ++h) {
-      auto out = call.out.head(b, h).topRows(shape.queries);
+      auto out = call.out.head(b, h).middleRows(first, shape.queries);
       options of_head = call.options;
       of_head.log_sum_exp = {};
       of_head.weights = {};
       if (call.log_sum_exp.shape().size() > 0) {
-        of_head.log_sum_exp = call.log_sum_exp.head(b, h).topRows(shape.queries);
+        of_head.log_sum_exp = call.log_sum_exp.head(b, h).middleRows(first, shape.queries);
       }
       if (call.weights.shape().size() > 0) {
-        of_head.weights = call.weights.head(b, h).topLeftCorner(shape.queries, shape.keys);
+        of_head.weights =
+            call.weights.head(b, h).block(first, first_key, shape.queries, shape.keys);
       }
-      attend_by_stages<S>(out, call.query.head(b, h).topRows(shape.queries),
-                          key.head(from, h / group).topRows(shape.keys),
-                          value.head(value.batch() == 1 ? 0 : b, h / group).topRows(shape.keys),
-                          mask, score_mod, of_head, shape,
+      attend_by_stages<S>(out, call.query.head(b, h).middleRows(first, shape.queries),
+                          tokens(key, h), tokens(value, h), mask, score_mod, of_head, shape,
                           head_place{static_cast<std::int32_t>(b), static_cast<std::int32_t>(h),
                                      static_cast<std::int32_t>(call.query.heads())});
     }
   }
-  fill_beyond_lengths(call);
+  fill_padding(call);
 }
 
 /// What query, key, value and lengths must agree in.
@@ -84,7 +96,7 @@ void heads_attention(const output& out, const heads_view<const T>& query,
                      const heads_view<const T>& key, const heads_view<const T>& value,
                      const M& mask, const F& score_mod, const options& options) {
   check_batch_and_lengths(query, key, value, options);
-  const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
+  const viewed_keys<T> stored(key, value, query.batch(), options);
   heads_call<T, viewed_keys<T>> call{query, stored, options};
   check_heads(call, "key");
   check_rules(call, key.length(), mask, score_mod);
@@ -195,7 +207,7 @@ plan plan_of(const Q& query, const K& key, const V& value, const attn::options& 
   const auto v = detail::as_heads(value);
   detail::check_batch_and_lengths<T>(q, k, v, options);
   if constexpr (detail::has_kernel<T>) {
-    const detail::viewed_keys<T> stored(k, v, q.batch(), options.key_lengths);
+    const detail::viewed_keys<T> stored(k, v, q.batch(), options);
     const detail::heads_call<T, detail::viewed_keys<T>> call{q, stored, options};
     detail::check_heads(call, "key");
     result.fused = true;

@@ -34,6 +34,16 @@ struct heads_call {
     if (starts) return starts[b + 1] - starts[b];
     return options.query_lengths ? options.query_lengths[b] : query.length();
   }
+  /// @{
+  /// Rows of padding before the tokens of sequence b, of query and of key.
+  [[nodiscard]] index queries_before(index b) const {
+    return starts ? 0 : rows_before(query.length(), queries(b), options.padding);
+  }
+  [[nodiscard]] index keys_before(index b) const {
+    if constexpr (requires { stored.before(b); }) return stored.before(b);
+    return 0;
+  }
+  /// @}
   [[nodiscard]] call_shape shape(index b) const {
     return make_call_shape(queries(b), stored.sequence(b).length, options.alignment, false,
                            query.heads(), batch());
@@ -47,7 +57,7 @@ struct heads_call {
     p.query = of_sequence(query, b);
     p.out = of_sequence(out, b);
     p.log_sum_exp = of_sequence(log_sum_exp, b);
-    p.weights = of_sequence(weights, b);
+    p.weights = of_sequence(weights, b).moved(keys_before(b) * weights.strides().col);
     p.memory = {{keys.key, keys.key_row, keys.key_col},
                 {keys.value, keys.value_row, keys.value_col},
                 keys.key_page,
@@ -75,11 +85,12 @@ struct heads_call {
     return s;
   }
 
-  /// Where the rows of sequence b start.
+  /// Where the tokens of sequence b start.
   template <class E>
   [[nodiscard]] kernel::strided<E> of_sequence(const heads_view<E>& view, index b) const {
     const heads_strides& by = view.strides();
-    return strided_view(view).moved(starts ? starts[b] * by.row : b * by.batch);
+    return strided_view(view).moved(starts ? starts[b] * by.row
+                                           : b * by.batch + queries_before(b) * by.row);
   }
 };
 
@@ -93,15 +104,16 @@ inline void check_lengths(std::string_view name, const integers& lengths, index 
   }
 }
 
-/// One sequence of a view of keys and one of values, of which the first `length` tokens count.
+/// One sequence of a view of keys and one of values: `length` tokens of it, from `first` on.
 template <class T>
 stored_keys<T> keys_in(const heads_view<const T>& key, const heads_view<const T>& value, index b,
-                       index length) {
+                       index first, index length) {
   const heads_strides& k = key.strides();
   const heads_strides& v = value.strides();
   const auto of_sequence = [&](const heads_view<const T>& view) {
-    const index from = view.batch() == 1 ? 0 : b;
-    return view.shape().size() == 0 ? view.data() : view.data() + from * view.strides().batch;
+    const heads_strides& by = view.strides();
+    const index from = (view.batch() == 1 ? 0 : b * by.batch) + first * by.row;
+    return view.shape().size() == 0 ? view.data() : view.data() + from;
   };
   return {.key = of_sequence(key),
           .value = of_sequence(value),
@@ -183,6 +195,15 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   check_sinks<S>(call.options.sink, call.query.heads());
   if (call.options.scale) checked_scale<S>(*call.options.scale);
   check_dropout(call.options.dropout);
+  if (call.options.padding == padding::left) {
+    each_in_memory(mask, [&](const auto& part) {
+      const bool rows_count = call.options.query_lengths && part.shape().length > 1;
+      require(!rows_count && !call.options.key_lengths,
+              "mask is in memory, with rows and columns of padding, and options.padding is left: "
+              "give a function of a query and a key, which are counted from the first token of "
+              "their sequence");
+    });
+  }
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
   const bool padded_itself =
       call.options.key_lengths && !call.options.query_lengths && call.query.length() == most_keys;
@@ -312,25 +333,29 @@ void open_outputs(heads_call<T, Stored>& call, const output& out, index keys) {
   call.weights = call.options.weights.template open<S>(shape);
 }
 
-/// 0, and -inf for the log-sum-exp, in rows and columns beyond the lengths of a sequence.
+/// 0, and -inf for the log-sum-exp, in rows and columns that are not of the tokens of a sequence.
 template <class T, class Stored>
-void fill_beyond_lengths(const heads_call<T, Stored>& call) {
+void fill_padding(const heads_call<T, Stored>& call) {
   using S = accumulator_t<T>;
   const bool all_there = !call.options.query_lengths && call.weights.shape().size() == 0;
   if (call.starts || all_there) return;
-  const index length = call.query.length();
+  const auto fill_rows = [](auto rows, index first, index count, auto value) {
+    rows.topRows(first).setConstant(value);
+    rows.bottomRows(rows.rows() - first - count).setConstant(value);
+  };
   for (index b = 0; b < call.batch(); ++b) {
-    const index rest = length - call.queries(b);
-    const index hidden = call.weights.width() - call.stored.sequence(b).length;
+    const index first = call.queries_before(b), count = call.queries(b);
+    const index first_key = call.keys_before(b), keys = call.stored.sequence(b).length;
     for (index h = 0; h < call.query.heads(); ++h) {
-      if (rest > 0 && call.out.width() > 0) call.out.head(b, h).bottomRows(rest).setZero();
-      if (rest > 0 && call.log_sum_exp.shape().size() > 0) {
+      if (call.out.shape().size() > 0) fill_rows(call.out.head(b, h), first, count, T(0));
+      if (call.log_sum_exp.shape().size() > 0) {
         const S lowest = -std::numeric_limits<S>::infinity();
-        call.log_sum_exp.head(b, h).bottomRows(rest).setConstant(lowest);
+        fill_rows(call.log_sum_exp.head(b, h), first, count, lowest);
       }
       if (call.weights.shape().size() == 0) continue;
-      if (rest > 0) call.weights.head(b, h).bottomRows(rest).setZero();
-      if (hidden > 0) call.weights.head(b, h).rightCols(hidden).setZero();
+      auto weights = call.weights.head(b, h);
+      fill_rows(weights, first, count, S(0));
+      fill_rows(weights.transpose(), first_key, keys, S(0));
     }
   }
 }
@@ -362,7 +387,7 @@ void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& sco
   constexpr std::size_t stack_bytes = 32768;
   run_kernel<stack_bytes>(set, call.batch(), sequence, kernel::make_rules<S>(set, mask, change),
                           call.options);
-  fill_beyond_lengths(call);
+  fill_padding(call);
 }
 
 }  // namespace attn::inline ATTN_ABI::detail

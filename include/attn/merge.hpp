@@ -78,9 +78,9 @@ void merge_rows(O& out, L& log_sum_exp, const P& other_out, const N& other_log_s
 /// with Blockwise Transformers, 2023, §3). A result over no keys is (0, -inf) and changes nothing.
 /// Leave sinks out of the parts: add one last by merging with (0, sink).
 ///
-/// out, other_out: L x dv; log_sum_exp, other_log_sum_exp: L numbers; of one scalar type. Throws
-/// std::invalid_argument where shapes differ, or out or log_sum_exp shares memory with another;
-/// nothing is written then.
+/// out, other_out: L x dv, of one scalar type; log_sum_exp, other_log_sum_exp: L numbers, of one
+/// that may be wider. Throws std::invalid_argument where shapes differ, or out or log_sum_exp
+/// shares memory with another; nothing is written then.
 template <detail::EigenDense O, detail::EigenDense L, class P, class N>
 void merge_into(O&& out, L&& log_sum_exp, const Eigen::DenseBase<P>& other_out,
                 const Eigen::DenseBase<N>& other_log_sum_exp) {

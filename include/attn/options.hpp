@@ -95,8 +95,13 @@ struct options {
   /// Receives, for each query, m + ln l: the natural logarithm of the sum of exp(score) over the
   /// keys it sees and the sink; -inf where there are none of these.
   output log_sum_exp = {};
-  /// For calls on heads: how many queries each sequence has; the rows beyond get 0, with
-  /// log_sum_exp -inf. By default all are there.
+  /// For calls on heads: where sequences lie whose lengths are given, first (`padding::right`) or
+  /// last among the rows of query, key and value (`padding::left`; a cache has its keys without
+  /// padding). Rows, keys and positions are counted from the first token of the sequence, for a
+  /// mask, a score change and dropout as well.
+  attn::padding padding = padding::right;
+  /// For calls on heads: how many queries each sequence has; the other rows get 0, with log_sum_exp
+  /// -inf. By default all are there.
   integers query_lengths = {};
   /// Sums every row in one order, whatever the number of queries: rows cut out of a call keep their
   /// bits. Without it, up to 8 queries against 8 times as many keys or more are summed in another

@@ -72,6 +72,10 @@ inline constexpr alignment bottom_right = alignment::ends_meet();
 /// The first query stands at key `n`, which may lie outside the keys on either side.
 constexpr alignment offset(index n) { return alignment::fixed(n); }
 
+/// On which side a batch is padded whose sequences have different lengths: `right` has the tokens
+/// first, `left` has them last.
+enum class padding { right, left };
+
 /// What a mask or a score change may check about a call before anything is computed.
 struct call_shape {
   std::int32_t batch = 1;    ///< sequences
@@ -82,6 +86,11 @@ struct call_shape {
 };
 
 namespace detail {
+
+/// Rows of padding before the tokens of a sequence that has `count` of `length` rows.
+constexpr index rows_before(index length, index count, padding side) {
+  return side == padding::left ? length - count : 0;
+}
 
 /// Positions carry 32 bits, so that code on them vectorises as wide as float does. Every position,
 /// and the distance of any query to any key, is made to fit here, once a call.

@@ -163,11 +163,17 @@ void hide(S& s, const M& mask, const block_place& place) {
   put_where_hidden(s, mask, place, scalar(-std::numeric_limits<scalar>::infinity()));
 }
 
+/// What `exponentials` of a row of scores tells.
+template <class S>
+struct row_sums {
+  S m, l;
+};
+
 /// Turns a row of scores into exp(s - m), m their maximum, and returns m and l = Σ exp(s - m), the
 /// sink among them. Where every score is -inf, m is 0 instead and l = 0: the mark of an empty row.
 /// A NaN loses every comparison for m, but not its way into l; +inf gives inf - inf there.
 template <class M, class S = typename M::Scalar>
-std::pair<S, S> exponentials(M& s, index i, const S& sink) {
+row_sums<S> exponentials(M& s, index i, const S& sink) {
   using std::exp;
   const S lowest(-std::numeric_limits<S>::infinity());
   S m = sink;
@@ -338,7 +344,7 @@ auto softmax(S&& scores, double sink = -std::numeric_limits<double>::infinity())
   using scalar = typename decltype(p)::Scalar;
   const auto sink_score = detail::checked_sink<scalar>(sink);
   for (index i = 0; i < p.rows(); ++i) {
-    const scalar l = detail::exponentials(p, i, sink_score).second;
+    const scalar l = detail::exponentials(p, i, sink_score).l;
     if (p.cols() > 0 && !(l == scalar(0))) p.row(i) /= l;
   }
   return p;

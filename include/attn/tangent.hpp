@@ -62,8 +62,9 @@ void attend_with_tangents(const heads_call<T, viewed_keys<T>>& call, const tange
       return call.of_sequence(view, b).moved(h * view.strides().head);
     };
     const auto of_key = [&](const heads_view<const T>& view) {
-      return strided_view(view).moved((view.batch() == 1 ? 0 : b * view.strides().batch) +
-                                      h / s.group() * view.strides().head);
+      const heads_strides& by = view.strides();
+      return strided_view(view).moved((view.batch() == 1 ? 0 : b * by.batch) +
+                                      h / s.group() * by.head + call.keys_before(b) * by.row);
     };
     d.query = of_query(views.query);
     d.key = of_key(views.key);
@@ -92,7 +93,7 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
                           const M& mask, const F& score_mod, const options& options, given_as form,
                           const Open& open) {
   check_batch_and_lengths(query, key, value, options);
-  const viewed_keys<T> stored(key, value, query.batch(), options.key_lengths);
+  const viewed_keys<T> stored(key, value, query.batch(), options);
   heads_call<T, viewed_keys<T>> call{query, stored, options};
   check_heads(call, "key");
   check_rules(call, key.length(), mask, score_mod);
@@ -125,7 +126,7 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
     set_zero(views.log_sum_exp_tangent);
   }
   attend_with_tangents(call, views, mask, score_mod);
-  fill_beyond_lengths(call);
+  fill_padding(call);
 }
 
 }  // namespace detail
@@ -202,46 +203,48 @@ auto scaled_dot_product_attention_jvp(const tangents& by, const Eigen::DenseBase
 
 /// The same for many heads of many sequences: tangents are views or arrays, and heads_arrays are
 /// returned.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M, class F>
-  requires(!std::is_same_v<F, options>)
+template <class Q, class K, class V, class M, class F>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<F, options>)
 auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
                                       const V& value, M&& mask, const F& score_mod,
                                       const attn::options& options = {}) {
-  detail::require_one_scalar<Q, K, V>();
-  using T = detail::heads_scalar<Q>;
-  detail::require_gradient_type<T>();
-  const auto q = detail::as_heads(query);
-  const auto k = detail::as_heads(key);
-  const auto v = detail::as_heads(value);
-  heads_shape shape = q.shape();
-  shape.width = 1;
-  value_and_tangent<heads_array<T>, heads_array<T>> result;
-  const auto open = [&](detail::tangent_views<T>& views) {
-    result.log_sum_exp_tangent.resize(shape);
-    views.log_sum_exp_tangent = result.log_sum_exp_tangent.view();
-    views.log_sum_exp = options.log_sum_exp.template open<T>(shape);
-    heads_shape of_out = shape;
-    of_out.width = v.width();
-    result.out.resize(of_out, detail::order_of(q));
-    result.out_tangent.resize(of_out, detail::order_of(q));
-    views.out = result.out.view();
-    views.out_tangent = result.out_tangent.view();
-  };
-  detail::attend_with_tangents<T>(by, q, k, v, as_mask(mask), score_mod, options,
-                                  detail::given_as::heads, open);
-  return result;
+  if constexpr (detail::require_heads<Q, K, V>()) {
+    using T = detail::heads_scalar<Q>;
+    detail::require_gradient_type<T>();
+    const auto q = detail::as_heads(query);
+    const auto k = detail::as_heads(key);
+    const auto v = detail::as_heads(value);
+    heads_shape shape = q.shape();
+    shape.width = 1;
+    value_and_tangent<heads_array<T>, heads_array<T>> result;
+    const auto open = [&](detail::tangent_views<T>& views) {
+      result.log_sum_exp_tangent.resize(shape);
+      views.log_sum_exp_tangent = result.log_sum_exp_tangent.view();
+      views.log_sum_exp = options.log_sum_exp.template open<T>(shape);
+      heads_shape of_out = shape;
+      of_out.width = v.width();
+      result.out.resize(of_out, detail::order_of(q));
+      result.out_tangent.resize(of_out, detail::order_of(q));
+      views.out = result.out.view();
+      views.out_tangent = result.out_tangent.view();
+    };
+    detail::attend_with_tangents<T>(by, q, k, v, as_mask(mask), score_mod, options,
+                                    detail::given_as::heads, open);
+    return result;
+  }
 }
 
 /// The same without a score change.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V, class M>
-  requires(!std::is_same_v<std::remove_cvref_t<M>, options>)
+template <class Q, class K, class V, class M>
+  requires(detail::HeadsAmong<Q, K, V> && !std::is_same_v<std::remove_cvref_t<M>, options>)
 auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
                                       const V& value, M&& mask, const attn::options& options = {}) {
   return scaled_dot_product_attention_jvp(by, query, key, value, mask, identity{}, options);
 }
 
 /// The same without a mask.
-template <detail::HeadsLike Q, detail::HeadsLike K, detail::HeadsLike V>
+template <class Q, class K, class V>
+  requires detail::HeadsAmong<Q, K, V>
 auto scaled_dot_product_attention_jvp(const tangents& by, const Q& query, const K& key,
                                       const V& value, const attn::options& options = {}) {
   return scaled_dot_product_attention_jvp(by, query, key, value, none{}, identity{}, options);

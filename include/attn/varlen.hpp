@@ -43,8 +43,7 @@ class packed_keys {
   [[nodiscard]] index key_width() const { return key_.width(); }
   [[nodiscard]] index value_width() const { return value_.width(); }
   [[nodiscard]] stored_keys<T> sequence(index b) const {
-    const index length = starts_[b + 1] - starts_[b];
-    return keys_in(key_.tokens(starts_[b], length), value_.tokens(starts_[b], length), 0, length);
+    return keys_in(key_, value_, 0, starts_[b], starts_[b + 1] - starts_[b]);
   }
   [[nodiscard]] index longest() const {
     index most = 0;
@@ -128,8 +127,8 @@ void packed_attention(const output& out, const heads_view<const T>& query,
 ///
 /// query: 1 x H x (all queries) x d, key and value likewise, as `split_heads` makes of matrices
 /// with a row a token; `position::batch` is the number of the sequence and `row`, `key` count
-/// within it. Returns 1 x H x (all queries) x dv; options.log_sum_exp is 1 x H x (all queries) x 1.
-/// float and double.
+/// within it, as do the columns of a mask in memory. Returns 1 x H x (all queries) x dv;
+/// options.log_sum_exp is 1 x H x (all queries) x 1. float and double.
 ///
 /// Takes as long as the pairs that exist. Throws std::invalid_argument as the call on heads does,
 /// and where starts do not begin with 0, decrease, or do not end with the number of tokens.

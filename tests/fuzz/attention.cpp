@@ -24,7 +24,8 @@ void check_forward(const call<T>& c, index b, index h, const bounds<T>& expected
   const range i = c.queries(b), j = c.keys_of(b);
   const index from = c.how == form::packed ? 0 : b;
   const auto rows = [&](const tensor<T>& t) { return c.rows(t, from, h, i); };
-  const range padding{i.count, c.how == form::packed ? 0 : c.n.length - i.count};
+  const range padding{c.padded_on_the_left() ? 0 : i.count,
+                      c.how == form::packed ? 0 : c.n.length - i.count};
   const auto rest = [&](const tensor<T>& t) { return c.rows(t, from, h, padding); };
   none_is_wrong(expected.of_out(rows(c.out)), c, b, h);
   all_are(rest(c.out), T(0), "out beyond a length is not 0");
@@ -35,8 +36,9 @@ void check_forward(const call<T>& c, index b, index h, const bounds<T>& expected
   }
   if (c.wants_weights && i.count > 0) {
     const matrix<T> weights = rows(c.weights);
-    none_is_wrong(expected.of_weights(weights.leftCols(j.count)), c, b, h);
-    all_are(weights.rightCols(c.keys - j.count), T(0), "a weight beyond a length");
+    none_is_wrong(expected.of_weights(weights.middleCols(j.first, j.count)), c, b, h);
+    all_are(weights.leftCols(j.first), T(0), "a weight of padding");
+    all_are(weights.rightCols(c.keys - j.first - j.count), T(0), "a weight beyond a length");
   }
   if (c.wants_weights) all_are(rest(c.weights), T(0), "weights beyond a length");
 }
@@ -107,9 +109,11 @@ void check_all(call<T>& c, const M& mask, const F& change,
   }
 }
 
-// A mask in memory, with extents of 1 that serve all.
+// A mask in memory, with extents of 1 that serve all. It has no rows and columns of padding before
+// those of the tokens.
 template <class E, class T>
 tensor<E> mask_in_memory(call<T>& c) {
+  c.options.padding = attn::padding::right;
   const std::uint8_t ones = c.in.byte();
   index longest = c.keys;
   if (c.how == form::packed) {
@@ -148,8 +152,8 @@ mask_case any_composed(call<T>& c) {
     longest = std::max(b == 0 ? 0 : longest, c.keys_of(b).count);
   }
   std::vector<mask_case> cases = every_mask(c.g, c.n.length, longest);
-  // Those in memory do not fit sequences of many lengths.
-  if (c.how == form::packed) cases.erase(cases.end() - 4, cases.end());
+  // Those in memory do not fit sequences of many lengths, or that are not first.
+  if (c.how == form::packed || c.padded_on_the_left()) cases.erase(cases.end() - 4, cases.end());
   return any_composition(c.g, cases, static_cast<int>(c.in.between(0, 2)));
 }
 

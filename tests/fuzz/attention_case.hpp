@@ -171,6 +171,7 @@ class attention_case {
   [[nodiscard]] index sequences() const {
     return how == form::packed ? std::ssize(query_starts) - 1 : n.batch;
   }
+  [[nodiscard]] bool padded_on_the_left() const { return options.padding == attn::padding::left; }
   [[nodiscard]] range queries(index b) const {
     return range_of(b, n.length, query_starts, query_lengths);
   }
@@ -187,8 +188,9 @@ class attention_case {
            std::to_string(static_cast<int>(how)) + ", mask " + std::to_string(mask) + ", query " +
            to_text(n) + ", key " + to_text(k.view().shape()) + ", value " +
            to_text(v.view().shape()) + ", lengths" + list(query_lengths) + " and" +
-           list(key_lengths) + ", starts" + list(query_starts) + " and" + list(key_starts) +
-           ", offset " + std::to_string(options.alignment.offset(n.length, keys)) + ", dropout " +
+           list(key_lengths) + (padded_on_the_left() ? " on the right" : "") + ", starts" +
+           list(query_starts) + " and" + list(key_starts) + ", offset " +
+           std::to_string(options.alignment.offset(n.length, keys)) + ", dropout " +
            std::to_string(options.dropout.probability) + ", scale " +
            (options.scale ? attn::detail::to_text(*options.scale) : "by default") + ", sinks " +
            (options.sink.size() < 0 ? attn::detail::to_text(options.sink.of(0)) : list(sinks)) +
@@ -243,11 +245,12 @@ class attention_case {
   static constexpr T untouched = T(-12345.5);
 
  private:
-  static range range_of(index b, index length, const std::vector<std::int64_t>& starts,
-                        const std::vector<int>& lengths) {
+  [[nodiscard]] range range_of(index b, index length, const std::vector<std::int64_t>& starts,
+                               const std::vector<int>& lengths) const {
     const auto at = static_cast<std::size_t>(b);
     if (!starts.empty()) return {starts[at], starts[at + 1] - starts[at]};
-    return {0, lengths.empty() ? length : lengths[at]};
+    const index count = lengths.empty() ? length : lengths[at];
+    return {padded_on_the_left() ? length - count : 0, count};
   }
 
   void choose_shape() {
@@ -281,6 +284,7 @@ class attention_case {
     }
     if (how != form::lengths) return;
     const std::uint8_t which = in.byte();
+    if ((which & 4) != 0) options.padding = attn::padding::left;
     for (index b = 0; b < n.batch; ++b) {
       if ((which & 1) != 0)
         query_lengths.push_back(static_cast<int>(n.length - in.byte() % (n.length + 1)));

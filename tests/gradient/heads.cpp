@@ -68,18 +68,24 @@ TEST_CASE("lengths of each sequence, and what lies beyond them is inert") {
       of.key_lengths.push_back(b == 2 ? 0 : static_cast<int>(g.between(1, 70)));
     }
     of.ends_meet = repeat % 2 == 0;
+    of.padding = repeat < 3 ? attn::padding::right : attn::padding::left;
     see_causally(of);
     if (repeat % 3 == 2) of.sinks = {0.3};
     check(of);
     const auto sound = run_batch(of, attn::causal(), attn::identity());
     for (index b = 0; b < 4; ++b) {
       const index rows = 30 - of.queries(b).count, keys = 70 - of.keys(b).count;
+      const auto spoil = [&](auto head, index padding, float by) {
+        auto beyond =
+            of.padding == attn::padding::left ? head.topRows(padding) : head.bottomRows(padding);
+        beyond.setConstant(by);
+      };
       for (index h = 0; h < 4; ++h) {
-        of.q.head(b, h).bottomRows(rows).setConstant(NAN);
-        of.out_gradient.head(b, h).bottomRows(rows).setConstant(NAN);
-        of.log_sum_exp_gradient.head(b, h).bottomRows(rows).setConstant(NAN);
-        of.k.head(b, h / 2).bottomRows(keys).setConstant(infinity<float>);
-        of.v.head(b, h / 2).bottomRows(keys).setConstant(NAN);
+        spoil(of.q.head(b, h), rows, NAN);
+        spoil(of.out_gradient.head(b, h), rows, NAN);
+        spoil(of.log_sum_exp_gradient.head(b, h), rows, NAN);
+        spoil(of.k.head(b, h / 2), keys, infinity<float>);
+        spoil(of.v.head(b, h / 2), keys, NAN);
       }
     }
     const auto bad = run_batch(of, attn::causal(), attn::identity());
@@ -98,6 +104,8 @@ TEST_CASE("keys of one sequence for all of a batch") {
   check(of, {.executor = attn::std_threads(3)});
   of.key_lengths = {33, 7, 20};
   of.query_lengths = {3, 20, 0};
+  check(of);
+  of.padding = attn::padding::left;
   check(of);
   // Values alone may be shared as well.
   auto mixed = any_batch<double>(g, {3, 2, 9, 3}, {3, 2, 11, 3}, 4);

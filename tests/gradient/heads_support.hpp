@@ -20,6 +20,7 @@ struct training_batch {
   heads_array<T> q, k, v, out_gradient, log_sum_exp_gradient;
   std::vector<int> query_lengths = {}, key_lengths = {};  // empty: all are there
   std::vector<int> query_starts = {}, key_starts = {};    // empty: not packed
+  attn::padding padding = attn::padding::right;           // where lengths are given
   std::vector<double> sinks = {};                         // none, one or one a head
   bool ends_meet = true;                                  // bottom_right, else top_left
   // Sets what a mask and a score change are to be for the head of the problem.
@@ -57,6 +58,7 @@ struct training_batch {
 
   attn::options options(attn::options given = {}) const {
     given.alignment = ends_meet ? attn::bottom_right : attn::top_left;
+    given.padding = padding;
     if (!key_lengths.empty()) given.key_lengths = key_lengths;
     if (!query_lengths.empty()) given.query_lengths = query_lengths;
     if (sinks.size() == 1) given.sink = sinks[0];
@@ -65,11 +67,13 @@ struct training_batch {
   }
 
  private:
-  static row_range range(index b, const heads_array<T>& of, const std::vector<int>& starts,
-                         const std::vector<int>& lengths) {
+  row_range range(index b, const heads_array<T>& of, const std::vector<int>& starts,
+                  const std::vector<int>& lengths) const {
     const auto n = static_cast<std::size_t>(b);
     if (!starts.empty()) return {0, starts[n], starts[n + 1] - starts[n]};
-    return {of.shape().batch == 1 ? 0 : b, 0, lengths.empty() ? of.shape().length : lengths[n]};
+    const index length = of.shape().length, count = lengths.empty() ? length : lengths[n];
+    return {of.shape().batch == 1 ? 0 : b, padding == attn::padding::left ? length - count : 0,
+            count};
   }
 };
 

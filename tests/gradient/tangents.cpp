@@ -272,20 +272,39 @@ TEST_CASE("keys of one sequence for a batch of queries of different lengths") {
   const auto found = attn::scaled_dot_product_attention_jvp(
       {.key = dk, .query = dq, .value = dv}, q, k, v, attn::causal(),
       {.alignment = attn::bottom_right, .query_lengths = lengths});
+  const std::vector<int> key_lengths = {9, 4, 6};
+  const auto on_the_left = attn::scaled_dot_product_attention_jvp(
+      {.key = dk, .query = dq, .value = dv}, q, k, v, attn::causal(),
+      {.alignment = attn::bottom_right,
+       .key_lengths = key_lengths,
+       .padding = attn::padding::left,
+       .query_lengths = lengths});
+  const auto check = [&](const auto& all, index b, index h, index first, index first_key) {
+    const index n = lengths[static_cast<std::size_t>(b)];
+    const auto tokens = [&](const auto& of) { return of.head(b, h).middleRows(first, n); };
+    const auto keys = [&](const auto& of) {
+      const index count = first_key == 0 ? 9 : key_lengths[static_cast<std::size_t>(b)];
+      return matrix<double>(of.head(0, 0).middleRows(first_key, count));
+    };
+    const auto one = attn::scaled_dot_product_attention_jvp(
+        {.key = keys(dk), .query = matrix<double>(tokens(dq)), .value = keys(dv)},
+        matrix<double>(tokens(q)), keys(k), keys(v), attn::causal(),
+        {.alignment = attn::bottom_right});
+    const auto are_padded = [&](const auto& heads, const auto& expected) {
+      matrix<double> padded = matrix<double>::Zero(7, heads.width());
+      padded.middleRows(first, n) = expected;
+      CHECK(heads.head(b, h) == padded);
+    };
+    CAPTURE(b, h, first, first_key);
+    are_padded(all.out.view(), one.out);
+    are_padded(all.out_tangent.view(), one.out_tangent);
+    are_padded(all.log_sum_exp_tangent.view(), one.log_sum_exp_tangent);
+  };
   for (index b = 0; b < 3; ++b) {
-    const index length = lengths[static_cast<std::size_t>(b)];
+    const auto at = static_cast<std::size_t>(b);
     for (index h = 0; h < 2; ++h) {
-      const auto one = attn::scaled_dot_product_attention_jvp(
-          {.key = matrix<double>(dk.head(0, 0)),
-           .query = matrix<double>(dq.head(b, h).topRows(length)),
-           .value = matrix<double>(dv.head(0, 0))},
-          matrix<double>(q.head(b, h).topRows(length)), matrix<double>(k.head(0, 0)),
-          matrix<double>(v.head(0, 0)), attn::causal(), {.alignment = attn::bottom_right});
-      CHECK(one.out == found.out.head(b, h).topRows(length));
-      CHECK(one.out_tangent == found.out_tangent.head(b, h).topRows(length));
-      CHECK(one.log_sum_exp_tangent == found.log_sum_exp_tangent.head(b, h).topRows(length));
-      CHECK(found.out_tangent.head(b, h).bottomRows(7 - length).isZero(0));
-      CHECK(found.log_sum_exp_tangent.head(b, h).bottomRows(7 - length).isZero(0));
+      check(found, b, h, 0, 0);
+      check(on_the_left, b, h, 7 - lengths[at], 9 - key_lengths[at]);
     }
   }
 }

@@ -129,6 +129,56 @@ TEST_CASE("sequences of different lengths, padded on either side") {
   }
 }
 
+TEST_CASE("new tokens padded on either side of different numbers") {
+  generator g(710);
+  attn::ring_cache<float> ring({.batch = 3, .capacity = 40, .heads = 2, .key_width = 6}, 9);
+  auto whole = contiguous<float>(3, 2, 400, 6, 6);
+  auto other_ring = ring;
+  const auto old = any_heads<float>(g, {3, 2, 25, 6});
+  for (auto* cache : {&ring, &other_ring}) cache->append(old, old);
+  whole.append(old, old);
+  // Rolled back by different numbers, so that rows of padding would stand before what is there.
+  for (const index b : {0, 2}) {
+    for (auto* cache : {&ring, &other_ring}) cache->truncate(b, 20);
+    whole.truncate(b, 20);
+  }
+  const std::vector<int> counts{20, 0, 3};
+  const auto right = any_heads<float>(g, {3, 2, 20, 6});
+  auto left = any_heads<float>(g, {3, 2, 20, 6});
+  for (index b = 0; b < 3; ++b) {
+    const index n = counts[static_cast<std::size_t>(b)];
+    for (index h = 0; h < 2; ++h) {
+      left.head(b, h).topRows(20 - n).setConstant(std::numeric_limits<float>::quiet_NaN());
+      left.head(b, h).bottomRows(n) = right.head(b, h).topRows(n);
+    }
+  }
+  ring.append(right, right, counts);
+  other_ring.append(left, left, counts, attn::padding::left);
+  whole.append(left, left, counts, attn::padding::left);
+  attn::options options{.alignment = attn::bottom_right, .query_lengths = counts};
+  const auto expected = attn::scaled_dot_product_attention(right, ring, attn::causal(), options);
+  options.padding = attn::padding::left;
+  heads_array<float> lse;
+  options.log_sum_exp = lse;
+  const auto found = attn::scaled_dot_product_attention(left, other_ring, attn::none(), options);
+  const auto window = attn::sliding_window(8, 0);
+  const auto in_whole = attn::scaled_dot_product_attention(left, whole, window, options);
+  for (index b = 0; b < 3; ++b) {
+    const index n = counts[static_cast<std::size_t>(b)];
+    const auto last = [&](const auto& all) { return all.view().sequences(b, 1).tokens(20 - n, n); };
+    check_same(last(found), expected.view().sequences(b, 1).tokens(0, n));
+    check_same(last(in_whole), last(found));
+    for (index h = 0; h < 2; ++h) {
+      CHECK(found.head(b, h).topRows(20 - n).isZero(0));
+      CHECK((lse.head(b, h).topRows(20 - n).array() == -std::numeric_limits<float>::infinity()).all());
+    }
+  }
+  // A mask with a row a query would have rows of padding first.
+  const auto rows = any_heads<float>(g, {1, 1, 20, 40});
+  CHECK(missing([&] { attn::scaled_dot_product_attention(left, whole, rows, options); },
+                {"mask is in memory", "options.padding is left"}) == "");
+}
+
 TEST_CASE("truncated, forked and grown again") {
   generator g(703);
   const auto k = any_heads<float>(g, {1, 2, 60, 6}), v = any_heads<float>(g, {1, 2, 60, 6});

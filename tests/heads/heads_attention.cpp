@@ -32,10 +32,12 @@ void check_heads(const heads_view<const T>& q, const heads_view<const T>& k,
   for (index b = 0; b < q.batch(); ++b) {
     const index queries = options.query_lengths ? options.query_lengths[b] : q.length();
     const index keys = options.key_lengths ? options.key_lengths[b] : k.length();
+    const bool left = options.padding == attn::padding::left;
+    const index first = left ? q.length() - queries : 0, first_key = left ? k.length() - keys : 0;
     const index from = k.batch() == 1 ? 0 : b;
     for (index h = 0; h < q.heads(); ++h) {
       const index group = h / (q.heads() / k.heads());
-      CAPTURE(b, h, queries, keys);
+      CAPTURE(b, h, queries, keys, left);
       Eigen::Matrix<attn::accumulator_t<T>, Eigen::Dynamic, Eigen::Dynamic> head_weights;
       Eigen::Matrix<attn::accumulator_t<T>, Eigen::Dynamic, 1> head_lse;
       attn::options one{.alignment = options.alignment, .scale = options.scale};
@@ -43,16 +45,21 @@ void check_heads(const heads_view<const T>& q, const heads_view<const T>& k,
       one.log_sum_exp = head_lse;
       if (options.weights) one.weights = head_weights;
       const auto expected = attn::scaled_dot_product_attention(
-          q.head(b, h).topRows(queries), k.head(from, group).topRows(keys),
-          v.head(from, group).topRows(keys), mask(b, h), change(b, h), one);
-      CHECK(same_bits(out.head(b, h).topRows(queries), expected));
-      CHECK(same_bits(lse.head(b, h).topRows(queries), head_lse));
-      CHECK((out.head(b, h).bottomRows(q.length() - queries).array() == T(0)).all());
+          q.head(b, h).middleRows(first, queries), k.head(from, group).middleRows(first_key, keys),
+          v.head(from, group).middleRows(first_key, keys), mask(b, h), change(b, h), one);
+      using S = attn::accumulator_t<T>;
+      using rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
+      rows all_rows = rows::Zero(q.length(), expected.cols());
+      all_rows.middleRows(first, queries) = expected;
+      CHECK(same_bits(out.head(b, h), all_rows));
+      Eigen::Matrix<S, Eigen::Dynamic, 1> all_lse(q.length());
+      all_lse.setConstant(-std::numeric_limits<S>::infinity());
+      all_lse.segment(first, queries) = head_lse;
+      CHECK(same_bits(lse.head(b, h), all_lse));
       if (options.weights) {
-        const auto all = weights.head(b, h);
-        CHECK(same_bits(all.topLeftCorner(queries, keys), head_weights));
-        CHECK((all.bottomRows(q.length() - queries).array() == 0).all());
-        CHECK((all.rightCols(k.length() - keys).array() == 0).all());
+        decltype(head_weights) all = decltype(head_weights)::Zero(q.length(), k.length());
+        all.block(first, first_key, queries, keys) = head_weights;
+        CHECK(same_bits(weights.head(b, h), all));
       }
     }
   }
@@ -104,48 +111,81 @@ TEST_CASE("every layout, grouping and length gives the one-head call's bits") {
   }
 }
 
-TEST_CASE("lengths of sequences, with what is awful beyond them") {
+template <class T>
+void check_lengths(generator& g, heads_order order, attn::padding side) {
+  const T awful(nan);
+  auto q = any_heads<T>(g, {4, 4, 9, 6}, order);
+  auto k = any_heads<T>(g, {4, 2, 300, 6}, order);
+  auto v = any_heads<T>(g, {4, 2, 300, 5}, order);
+  const std::vector<int> queries{9, 0, 3, 7};
+  const std::vector<attn::index> keys{300, 17, 0, 141};
+  const auto spoil = [&](auto head, attn::index padding) {
+    auto rows = side == attn::padding::left ? head.topRows(padding) : head.bottomRows(padding);
+    rows.setConstant(awful);
+  };
+  for (index b = 0; b < 4; ++b) {
+    const auto at = static_cast<std::size_t>(b);
+    for (index h = 0; h < 4; ++h) spoil(q.head(b, h), 9 - queries[at]);
+    for (index h = 0; h < 2; ++h) spoil(k.head(b, h), 300 - keys[at]);
+    for (index h = 0; h < 2; ++h) spoil(v.head(b, h), 300 - keys[at]);
+  }
+  heads_array<attn::accumulator_t<T>> lse, weights;
+  attn::options options{.alignment = attn::bottom_right,
+                        .key_lengths = keys,
+                        .log_sum_exp = lse,
+                        .padding = side,
+                        .query_lengths = queries};
+  for (const bool with_weights : {false, true}) {
+    if (with_weights) options.weights = weights;
+    const auto out = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
+    check_heads<T>(
+        q.view(), k.view(), v.view(), options, [](index, index) { return attn::causal(); },
+        [](index, index) { return attn::identity(); }, out, lse, weights);
+  }
+}
+
+TEST_CASE("lengths of sequences on either side, with what is awful beyond them") {
   generator g(402);
   for (const heads_order order : {heads_order::bhld, heads_order::blhd}) {
-    auto q = any_heads<float>(g, {4, 4, 9, 6}, order);
-    auto k = any_heads<float>(g, {4, 2, 300, 6}, order);
-    auto v = any_heads<float>(g, {4, 2, 300, 5}, order);
-    const std::vector<int> queries{9, 0, 3, 7};
-    const std::vector<attn::index> keys{300, 17, 0, 141};
-    for (index b = 0; b < 4; ++b) {
-      const auto at = static_cast<std::size_t>(b);
-      for (index h = 0; h < 4; ++h) q.head(b, h).bottomRows(9 - queries[at]).setConstant(nan);
-      for (index h = 0; h < 2; ++h) k.head(b, h).bottomRows(300 - keys[at]).setConstant(nan);
-      for (index h = 0; h < 2; ++h) v.head(b, h).bottomRows(300 - keys[at]).setConstant(nan);
+    for (const auto side : {attn::padding::right, attn::padding::left}) {
+      check_lengths<float>(g, order, side);
+      check_lengths<Eigen::half>(g, order, side);
     }
-    heads_array<float> lse, weights;
-    attn::options options{.alignment = attn::bottom_right,
-                          .key_lengths = keys,
-                          .log_sum_exp = lse,
-                          .query_lengths = queries};
-    for (const bool with_weights : {false, true}) {
-      if (with_weights) options.weights = weights;
-      const auto out = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
-      check_heads<float>(
-          q.view(), k.view(), v.view(), options, [](index, index) { return attn::causal(); },
-          [](index, index) { return attn::identity(); }, out, lse, weights);
-      CHECK(lse(1, 0, 4, 0) == -std::numeric_limits<float>::infinity());
-      CHECK(lse(2, 3, 0, 0) == -std::numeric_limits<float>::infinity());
-    }
-    // Padding as a mask hides the same and moves no alignment.
-    options.query_lengths = {};
-    options.weights = {};
-    for (index i = 0; i < q.shape().size(); ++i) {
-      q.data()[i] = std::isnan(q.data()[i]) ? 1 : q.data()[i];
-    }
-    options.alignment = attn::offset(300);
-    const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
-    options.key_lengths = {};
-    const auto by_mask =
-        attn::scaled_dot_product_attention(q, k, v, attn::key_padding(keys), options);
-    for (index i = 0; i < by_mask.shape().size(); ++i) {
-      REQUIRE(std::abs(by_mask.data()[i] - by_length.data()[i]) < 1e-5f);
-    }
+  }
+}
+
+TEST_CASE("padding as a mask hides the same and moves no alignment") {
+  generator g(414);
+  const auto q = any_heads<float>(g, {4, 4, 9, 6});
+  const auto k = any_heads<float>(g, {4, 2, 300, 6}), v = any_heads<float>(g, {4, 2, 300, 5});
+  const std::vector<attn::index> keys{300, 17, 0, 141};
+  attn::options options{.alignment = attn::offset(300), .key_lengths = keys};
+  const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
+  options.key_lengths = {};
+  const auto by_mask =
+      attn::scaled_dot_product_attention(q, k, v, attn::key_padding(keys), options);
+  for (index i = 0; i < by_mask.shape().size(); ++i) {
+    REQUIRE(std::abs(by_mask.data()[i] - by_length.data()[i]) < 1e-5f);
+  }
+}
+
+TEST_CASE("a batch padded on the left attends to itself as one by one") {
+  generator g(415);
+  const auto x = any_heads<float>(g, {3, 2, 80, 6});
+  const std::vector<int> lengths{80, 1, 53};
+  const auto seen = [](attn::position at) {
+    return at.key <= at.query && (at.row + at.batch + at.key) % 3 != 1;
+  };
+  const auto out = attn::scaled_dot_product_attention(
+      x, x, x, seen,
+      {.key_lengths = lengths, .padding = attn::padding::left, .query_lengths = lengths});
+  for (index b = 0; b < 3; ++b) {
+    const index n = lengths[static_cast<std::size_t>(b)];
+    const auto own = x.view().sequences(b, 1).tokens(80 - n, n);
+    const auto alone = attn::scaled_dot_product_attention(own, own, own, [&](attn::position at) {
+      return at.key <= at.query && (at.row + b + at.key) % 3 != 1;
+    });
+    check_same(out.view().sequences(b, 1).tokens(80 - n, n), alone.view());
   }
 }
 
@@ -496,6 +536,18 @@ TEST_CASE("bad input is refused, and nothing is written") {
   };
   CHECK(missing(itself, {"sequence 1 has 5 queries and 4 keys", "give options.query_lengths"}) ==
         "");
+  const std::vector<int> of_queries{3, 1}, of_keys{5, 4};
+  const auto with_lengths = [&](const auto& in_memory, const attn::options& lengths) {
+    return [&, lengths] { attn::scaled_dot_product_attention(q, k, k, in_memory, lengths); };
+  };
+  const attn::options left_queries{.padding = attn::padding::left, .query_lengths = of_queries};
+  const attn::options left_keys{.key_lengths = of_keys, .padding = attn::padding::left};
+  const auto rows = shaped({1, 1, 3, 5}), row = shaped({2, 1, 1, 5});
+  CHECK(missing(with_lengths(rows, left_queries),
+                {"mask is in memory", "options.padding is left"}) == "");
+  CHECK(missing(with_lengths(row, left_keys), {"mask is in memory", "options.padding is left"}) ==
+        "");
+  CHECK_NOTHROW(with_lengths(row, left_queries)());
   const auto mask = shaped({2, 3, 3, 5});
   const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };
   CHECK(missing(masked, {"mask has the shape 2 x 3 x 3 x 5", "2 x 4 x 3 x 5"}) == "");
