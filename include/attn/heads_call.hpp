@@ -360,16 +360,29 @@ void fill_padding(const heads_call<T, Stored>& call) {
   }
 }
 
-/// Whether all heads read what would leave little of a second cache: when they take turns at a
-/// block of queries, its rows of the mask come from memory once. Measured.
+/// Bytes for each query of a mask that all heads read, where it would leave little of a second
+/// cache; else 0.
 template <class M>
-bool heads_share_large_mask(const M& mask) {
-  index bytes = 0;
+index bytes_of_shared_rows(const M& mask) {
+  index bytes = 0, of_row = 0;
   each_in_memory(mask, [&](const auto& part) {
     const heads_shape& n = part.shape();
-    if (n.heads == 1) bytes += n.length * n.width * index{sizeof *part.data(0, 0)};
+    if (n.heads > 1 || n.length == 1) return;
+    of_row += n.width * index{sizeof *part.data(0, 0)};
+    bytes += n.length * n.width * index{sizeof *part.data(0, 0)};
   });
-  return bytes >= 1 << 19;
+  return bytes >= 1 << 19 ? of_row : 0;
+}
+
+/// Of a mask that all heads read: so many queries that their rows are as large as what a head has
+/// of keys and values, where these fit the second cache; both then come seldom from further away.
+/// Else a block of them, so that at least the mask does. Measured.
+template <class S>
+index queries_a_turn(const sequence_call<S>& s, index mask_row) {
+  constexpr index cache = 1 << 20;
+  const kernel::problem<S>& p = s.first;
+  const index bytes = p.shape.keys * (p.depth + p.value_depth) * index{sizeof(S)};
+  return bytes > cache ? 1 : 1 + bytes / (s.group() * mask_row);
 }
 
 /// Runs a checked call whose outputs are open, by the kernel.
@@ -378,10 +391,10 @@ void attend_heads(const heads_call<T, Stored>& call, const M& mask, const F& sco
   using S = accumulator_t<T>;
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
-  const bool in_turn = heads_share_large_mask(mask);
+  const index mask_row = bytes_of_shared_rows(mask);
   const auto sequence = [&](index b) {
     sequence_call<S> s = call(b);
-    s.heads_in_turn = in_turn;
+    if (mask_row > 0 && s.heads > 0) s.queries_a_turn = queries_a_turn(s, mask_row);
     return s;
   };
   constexpr std::size_t stack_bytes = 32768;

@@ -73,7 +73,7 @@ struct sequence_call {
   index log_sum_exp_head = 0;
   index weights_head = 0;
   const attn::sinks* sinks = nullptr;  // one or one a head
-  bool heads_in_turn = false;          // whether they take turns at a block of queries
+  index queries_a_turn = 0;            // of a head, before the next has its turn; 0: all
   index capacity = 0;                  // keys that there will be at most, where that is known
 
   [[nodiscard]] index group() const { return heads / key_heads; }
@@ -127,6 +127,11 @@ struct sequence_tasks {
   index partials = 0;  // numbers that the chunks leave
   index memory = 0;    // numbers that a task works in
 
+  /// Blocks of queries of a head before the next has its turn.
+  [[nodiscard]] index blocks_a_turn(index queries) const {
+    const index rows = kernel::vectors_a_block * blocks.lanes;
+    return queries == 0 ? blocks.count() : (queries + rows - 1) / rows;
+  }
   /// How many times heads go together in a group.
   [[nodiscard]] index parts(index group) const { return (group + together - 1) / together; }
   /// Numbers that one chunk leaves at most: out, highest and sum of every row.
@@ -202,10 +207,13 @@ void run_task(const sequence_call<S>& s, const sequence_tasks& tasks, index i, S
   if (tasks.chunks > 0) {
     engine.decode(chunk_of(s, tasks, i, partials), rules, static_cast<S*>(memory));
   } else {
-    const index blocks = tasks.blocks.count();
-    const index block = s.heads_in_turn ? i / s.heads : i % blocks;
-    engine.forward(s.head(s.heads_in_turn ? i % s.heads : i / blocks), rules,
-                   tasks.blocks.start(block), tasks.blocks.size(block), static_cast<S*>(memory));
+    const index turn = tasks.blocks_a_turn(s.queries_a_turn);
+    const index first = i / (s.heads * turn) * turn;  // of the blocks that all heads do now
+    const index count = std::min(turn, tasks.blocks.count() - first);
+    const index within = i - first * s.heads;
+    const index block = first + within % count;
+    engine.forward(s.head(within / count), rules, tasks.blocks.start(block),
+                   tasks.blocks.size(block), static_cast<S*>(memory));
   }
 }
 

@@ -46,6 +46,7 @@ struct setting {
   }
   // Key j gives every query the score `s`, times a positive number of the query's own.
   void steer(index j, Scalar s) {
+    using std::abs;
     q.col(0) = q.col(0).unaryExpr([](Scalar x) { return Scalar(abs(x) + Scalar(1)); });
     k.row(j).setZero();
     k(j, 0) = s;

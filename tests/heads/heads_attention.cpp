@@ -231,20 +231,23 @@ TEST_CASE("masks of many heads, with extents of 1") {
 TEST_CASE("a large mask for which heads take turns") {
   generator g(414);
   // On any instruction set as many blocks as have a factor in common with the heads: a block that
-  // is taken for another shows.
-  const sizes n{.heads = 4, .queries = 288, .keys = 460};
-  const auto q = any_heads<float>(g, {n.batch, n.heads, n.queries, n.d});
-  const auto k = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.d});
-  const auto v = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.dv});
-  const auto bias = any_heads<float>(g, {n.batch, 1, n.queries, n.keys});
-  heads_array<float> lse;
-  for (const int threads : {1, 3}) {
-    const attn::options options{.executor = attn::std_threads(threads), .log_sum_exp = lse};
-    const auto out = attn::scaled_dot_product_attention(q, k, v, bias, options);
-    check_heads<float>(
-        q.view(), k.view(), v.view(), options,
-        [&](index b, index) { return attn::as_mask(Eigen::MatrixXf(bias.head(b, 0))); },
-        [](index, index) { return attn::identity(); }, out, lse, {});
+  // is taken for another shows. They take turns at a block, or at some, the last time at fewer.
+  for (const sizes& n :
+       {sizes{.heads = 4, .queries = 288, .keys = 460},
+        {.heads = 4, .key_heads = 4, .queries = 288, .keys = 460, .d = 80, .dv = 80}}) {
+    const auto q = any_heads<float>(g, {n.batch, n.heads, n.queries, n.d});
+    const auto k = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.d});
+    const auto v = any_heads<float>(g, {n.batch, n.key_heads, n.keys, n.dv});
+    const auto bias = any_heads<float>(g, {n.batch, 1, n.queries, n.keys});
+    heads_array<float> lse;
+    for (const int threads : {1, 3}) {
+      const attn::options options{.executor = attn::std_threads(threads), .log_sum_exp = lse};
+      const auto out = attn::scaled_dot_product_attention(q, k, v, bias, options);
+      check_heads<float>(
+          q.view(), k.view(), v.view(), options,
+          [&](index b, index) { return attn::as_mask(Eigen::MatrixXf(bias.head(b, 0))); },
+          [](index, index) { return attn::identity(); }, out, lse, {});
+    }
   }
 }
 

@@ -311,7 +311,7 @@ GRADIENTS = [
     Fault(ENGINE + "change_gradient.inl", "g[w] == T(0) ? T(0) : g[w] * changed[w]",
           "g[w] * changed[w]",
           "no gradient times an infinite derivative", ["gradient.inertness"], in_engine=False),
-    Fault("kernel_call.hpp", "s.heads_in_turn ? i / s.heads : i % blocks", "i % blocks",
+    Fault("kernel_call.hpp", "first + within % count", "within % count",
           "heads that take turns leave out blocks", ["heads.heads_attention"]),
     Fault("derivative.hpp", "    detail::check(function, shape);\n", "",
           "a wrapped score change goes unchecked", ["gradient.bad_input"]),
