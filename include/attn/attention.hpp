@@ -46,8 +46,8 @@ call_shape checked_shape(const Q& query, const K& key, const V& value, const M& 
   check_sinks<S>(options.sink, head.heads);
   if (options.scale) checked_scale<S>(*options.scale);
   check_dropout(options.dropout);
-  require(!options.key_lengths && !options.query_lengths,
-          "options.key_lengths and query_lengths are for calls on heads of sequences");
+  require(!options.key_lengths && !options.query_lengths && options.padding == padding::right,
+          "options.key_lengths, query_lengths and padding are for calls on heads of sequences");
   if (options.log_sum_exp) {
     options.log_sum_exp.template check<S>("options.log_sum_exp", query.rows(), 1);
   }

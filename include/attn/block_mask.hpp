@@ -36,6 +36,8 @@ class tiled_mask {
     detail::check(mask_, shape);
   }
   [[nodiscard]] bool visible(position at) const { return mask_.visible(at); }
+  /// The mask whose tiles these are.
+  [[nodiscard]] const M& tiled() const { return mask_; }
 
   [[nodiscard]] coverage cover(tile t) const {
     bool none = true;

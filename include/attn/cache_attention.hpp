@@ -52,6 +52,7 @@ struct cached_keys {
   [[nodiscard]] index heads() const { return cache.heads(); }
   [[nodiscard]] index key_width() const { return cache.key_width(); }
   [[nodiscard]] index value_width() const { return cache.value_width(); }
+  [[nodiscard]] index before(index) const { return 0; }
   [[nodiscard]] auto sequence(index b) const { return cache.sequence(cache.batch() == 1 ? 0 : b); }
 };
 

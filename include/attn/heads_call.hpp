@@ -17,7 +17,8 @@ kernel::strided<T> strided_view(const heads_view<T>& view) {
 }
 
 /// Queries and results of a call, and `Stored`, which gives the keys and values of each sequence:
-/// batch(), heads(), key_width(), value_width(), and sequence(b) -> stored_keys.
+/// batch(), heads(), key_width(), value_width(), before(b), the rows of padding before them, and
+/// sequence(b) -> stored_keys.
 template <class T, class Stored>
 struct heads_call {
   using S = accumulator_t<T>;
@@ -39,10 +40,7 @@ struct heads_call {
   [[nodiscard]] index queries_before(index b) const {
     return starts ? 0 : rows_before(query.length(), queries(b), options.padding);
   }
-  [[nodiscard]] index keys_before(index b) const {
-    if constexpr (requires { stored.before(b); }) return stored.before(b);
-    return 0;
-  }
+  [[nodiscard]] index keys_before(index b) const { return stored.before(b); }
   /// @}
   [[nodiscard]] call_shape shape(index b) const {
     return make_call_shape(queries(b), stored.sequence(b).length, options.alignment, false,
@@ -196,12 +194,17 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   if (call.options.scale) checked_scale<S>(*call.options.scale);
   check_dropout(call.options.dropout);
   if (call.options.padding == padding::left) {
+    const bool of_queries = bool{call.options.query_lengths};
+    const bool of_keys = bool{call.options.key_lengths};
+    require(of_queries || of_keys,
+            "options.padding is left, and neither options.query_lengths nor key_lengths tell what "
+            "is no padding");
     each_in_memory(mask, [&](const auto& part) {
-      const bool rows_count = call.options.query_lengths && part.shape().length > 1;
-      require(!rows_count && !call.options.key_lengths,
-              "mask is in memory, with rows and columns of padding, and options.padding is left: "
-              "give a function of a query and a key, which are counted from the first token of "
-              "their sequence");
+      require(!of_keys && (!of_queries || part.shape().length == 1),
+              "the mask in memory, of shape ", part.shape(), ", has a ",
+              of_keys ? "column a key" : "row a query",
+              ", and options.padding is left: give a function of a query and a key, which are "
+              "counted from the first token of their sequence");
     });
   }
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;

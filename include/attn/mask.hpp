@@ -399,6 +399,8 @@ void each_in_memory(const M& mask, const Use& use) {
     use(mask);
   } else if constexpr (requires { mask.hidden; }) {
     each_in_memory(mask.hidden, use);
+  } else if constexpr (requires { mask.tiled(); }) {
+    each_in_memory(mask.tiled(), use);
   } else if constexpr (requires {
                          mask.first;
                          mask.second;

@@ -97,8 +97,9 @@ struct options {
   output log_sum_exp = {};
   /// For calls on heads: where sequences lie whose lengths are given, first (`padding::right`) or
   /// last among the rows of query, key and value (`padding::left`; a cache has its keys without
-  /// padding). Rows, keys and positions are counted from the first token of the sequence, for a
-  /// mask, a score change and dropout as well.
+  /// padding). Masks, score changes and dropout count queries and keys from the first token of
+  /// their sequence, but for masks in memory: these are refused on the left where they have a row
+  /// or column for each. Results, weights and gradients lie where their queries and keys do.
   attn::padding padding = padding::right;
   /// For calls on heads: how many queries each sequence has; the other rows get 0, with log_sum_exp
   /// -inf. By default all are there.
@@ -113,7 +114,8 @@ struct options {
   std::optional<double> scale = std::nullopt;
   /// Attention sinks: a logit for every head or a list with one a head; -inf is none.
   sinks sink = {};
-  /// Receives the weights, a row a query and a column a key. Rows sum to 1 (to less with a sink).
+  /// Receives the weights, a row a query and a column a key, those of padding 0. Rows sum to 1 (to
+  /// less with a sink).
   output weights = {};
   /// Memory to work in, kept from call to call; by default each call has its own.
   attn::workspace* workspace = nullptr;

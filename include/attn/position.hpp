@@ -8,23 +8,23 @@
 
 namespace attn::inline ATTN_ABI {
 
-/// One pair of a query and a key. Row `row` of the query matrix stands at position `query` =
-/// row + offset among the keys, which may be negative or beyond the last key.
+/// One pair of a query and a key, counted from the first of their sequence. Query `row` stands at
+/// position `query` = row + offset among the keys, which may be negative or beyond the last key.
 struct position {
   std::int32_t batch = 0;  ///< which sequence
   std::int32_t head = 0;   ///< which head of the query
-  std::int32_t row = 0;    ///< of the query matrix
+  std::int32_t row = 0;    ///< which query
   std::int32_t query = 0;  ///< row + offset
-  std::int32_t key = 0;    ///< row of the key matrix
+  std::int32_t key = 0;    ///< which key
 };
 
 /// A rectangle of pairs: its first position and how many rows and keys it spans, each at least 1.
 struct tile {
   std::int32_t batch = 0;  ///< which sequence
   std::int32_t head = 0;   ///< which head of the query
-  std::int32_t row = 0;    ///< of the query matrix
+  std::int32_t row = 0;    ///< which query
   std::int32_t query = 0;  ///< row + offset
-  std::int32_t key = 0;    ///< row of the key matrix
+  std::int32_t key = 0;    ///< which key
   std::int32_t rows = 1;   ///< how many it spans
   std::int32_t keys = 1;   ///< how many it spans
 
@@ -89,7 +89,7 @@ namespace detail {
 
 /// Rows of padding before the tokens of a sequence that has `count` of `length` rows.
 constexpr index rows_before(index length, index count, padding side) {
-  return side == padding::left ? length - count : 0;
+  return count > 0 && side == padding::left ? length - count : 0;
 }
 
 /// Positions carry 32 bits, so that code on them vectorises as wide as float does. Every position,

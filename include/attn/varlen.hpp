@@ -42,6 +42,7 @@ class packed_keys {
   [[nodiscard]] index heads() const { return key_.heads(); }
   [[nodiscard]] index key_width() const { return key_.width(); }
   [[nodiscard]] index value_width() const { return value_.width(); }
+  [[nodiscard]] index before(index) const { return 0; }
   [[nodiscard]] stored_keys<T> sequence(index b) const {
     return keys_in(key_, value_, 0, starts_[b], starts_[b + 1] - starts_[b]);
   }

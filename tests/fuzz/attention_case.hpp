@@ -188,7 +188,7 @@ class attention_case {
            std::to_string(static_cast<int>(how)) + ", mask " + std::to_string(mask) + ", query " +
            to_text(n) + ", key " + to_text(k.view().shape()) + ", value " +
            to_text(v.view().shape()) + ", lengths" + list(query_lengths) + " and" +
-           list(key_lengths) + (padded_on_the_left() ? " on the right" : "") + ", starts" +
+           list(key_lengths) + (padded_on_the_left() ? " padded on the left" : "") + ", starts" +
            list(query_starts) + " and" + list(key_starts) + ", offset " +
            std::to_string(options.alignment.offset(n.length, keys)) + ", dropout " +
            std::to_string(options.dropout.probability) + ", scale " +
@@ -284,7 +284,7 @@ class attention_case {
     }
     if (how != form::lengths) return;
     const std::uint8_t which = in.byte();
-    if ((which & 4) != 0) options.padding = attn::padding::left;
+    if ((which & 4) != 0 && (which & 3) != 0) options.padding = attn::padding::left;
     for (index b = 0; b < n.batch; ++b) {
       if ((which & 1) != 0)
         query_lengths.push_back(static_cast<int>(n.length - in.byte() % (n.length + 1)));

@@ -136,6 +136,12 @@ void check_bias(generator& g, const heads_shape& query, const heads_shape& key,
                 const heads_shape& shape) {
   CAPTURE(to_text(query), to_text(key), to_text(shape));
   auto of = any_batch<T>(g, query, key, 4);
+  if (shape.length == 1) {  // else padding may not be on the left
+    for (index b = 0; b < query.batch; ++b) {
+      of.query_lengths.push_back(static_cast<int>(g.between(0, query.length)));
+    }
+    of.padding = attn::padding::left;
+  }
   auto bias = any_heads<T>(g, shape);
   for (index n = 0; n < shape.size(); ++n) {
     if (g.chance(0.2)) bias.data()[n] = -infinity<T>;

@@ -170,13 +170,14 @@ TEST_CASE("new tokens padded on either side of different numbers") {
     check_same(last(in_whole), last(found));
     for (index h = 0; h < 2; ++h) {
       CHECK(found.head(b, h).topRows(20 - n).isZero(0));
-      CHECK((lse.head(b, h).topRows(20 - n).array() == -std::numeric_limits<float>::infinity()).all());
+      CHECK((lse.head(b, h).topRows(20 - n).array() == -std::numeric_limits<float>::infinity())
+                .all());
     }
   }
   // A mask with a row a query would have rows of padding first.
   const auto rows = any_heads<float>(g, {1, 1, 20, 40});
   CHECK(missing([&] { attn::scaled_dot_product_attention(left, whole, rows, options); },
-                {"mask is in memory", "options.padding is left"}) == "");
+                {"mask in memory", "row a query", "padding is left"}) == "");
 }
 
 TEST_CASE("truncated, forked and grown again") {

@@ -546,10 +546,16 @@ TEST_CASE("bad input is refused, and nothing is written") {
   const attn::options left_queries{.padding = attn::padding::left, .query_lengths = of_queries};
   const attn::options left_keys{.key_lengths = of_keys, .padding = attn::padding::left};
   const auto rows = shaped({1, 1, 3, 5}), row = shaped({2, 1, 1, 5});
-  CHECK(missing(with_lengths(rows, left_queries),
-                {"mask is in memory", "options.padding is left"}) == "");
-  CHECK(missing(with_lengths(row, left_keys), {"mask is in memory", "options.padding is left"}) ==
+  CHECK(missing(with_lengths(rows, left_queries), {"mask in memory, of shape 1 x 1 x 3 x 5",
+                                                   "row a query", "padding is left"}) == "");
+  CHECK(missing(with_lengths(row, left_keys), {"mask in memory, of shape 2 x 1 x 1 x 5",
+                                               "column a key", "padding is left"}) == "");
+  const auto seen = Eigen::Matrix<bool, 3, 5>::Constant(true).eval();
+  const auto in_squares = attn::block_mask(seen, 3, 5);
+  CHECK(missing(with_lengths(in_squares, left_keys), {"mask in memory, of shape 1 x 1 x 3 x 5"}) ==
         "");
+  const attn::options no_lengths{.padding = attn::padding::left};
+  CHECK(missing(call(q, k, k, no_lengths), {"padding is left", "neither", "query_lengths"}) == "");
   CHECK_NOTHROW(with_lengths(row, left_queries)());
   const auto mask = shaped({2, 3, 3, 5});
   const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };
