@@ -142,6 +142,7 @@ class tile_parts {
     }
   }
 
+  [[nodiscard]] std::int32_t count() const { return count_; }
   [[nodiscard]] const tile_part* begin() const { return part_; }
   [[nodiscard]] const tile_part* end() const { return part_ + count_; }
 

@@ -141,10 +141,11 @@ ATTN_NOINLINE void weighted_sum_with_care(const query_block<T>& block, const sco
 }
 
 /// out = out · factor + Σ_j weights_j · value_j, over the parts of the tile and the pieces of
-/// memory that these lie in. What a lane has so far is multiplied but once.
+/// memory that these lie in. What a lane has so far is multiplied but once. `first`: it has
+/// nothing.
 template <class T>
 ATTN_INLINE void weighted_sum_of(const query_block<T>& block, const score_tile<T>& s,
-                                 const tile_parts<T>& parts) {
+                                 const tile_parts<T>& parts, bool first) {
   const block_memory<T>& at = block.at;
   const key_memory<T>& memory = block.p.memory;
   const index value_depth = block.p.value_depth;
@@ -158,7 +159,8 @@ ATTN_INLINE void weighted_sum_of(const query_block<T>& block, const score_tile<T
       const index keys = memory.together(s.place.key + j, part.keys.end - j);
       block.stages.products_for(part).weighted_sum(
           memory.value_at(s.place.key + j), at.scores + j * s.lanes + lane, s.lanes, keys, ahead,
-          value_depth, at.factor + lane, at.out + lane);
+          value_depth, first ? nullptr : at.factor + lane, at.out + lane);
+      first = false;
       fill(at.factor + lane, part.vectors * vec<T>::lanes, T(1));
       j += keys;
     }
@@ -192,7 +194,13 @@ void attend(const query_block<T>& block, care with) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   const index lanes = block.stages.lanes;
-  fill(with == care::none ? at.out : at.second, p.value_depth * lanes, T(0));
+  T* const out = with == care::none ? at.out : at.second;
+  bool empty =
+      true;  // so that `out` needs no zeros, but where not all of it comes from one product
+  const auto clear = [&] {
+    if (empty) fill(out, p.value_depth * lanes, T(0));
+    empty = false;
+  };
   fill(at.sum, lanes, T(0));
   fill(at.highest, lanes, -std::numeric_limits<T>::infinity());
 
@@ -210,11 +218,15 @@ void attend(const query_block<T>& block, care with) {
     }
     if (p.dropout) write_factors<factors_are::multiplied>(s, p.dropout, at.scores);
     if (with != care::none) {
+      clear();
       weighted_sum_with_care(block, s, with);
     } else {
-      weighted_sum_of(block, s, parts);
+      if (parts.count() > 1) clear();
+      weighted_sum_of(block, s, parts, empty);
+      empty = false;
     }
   }
+  clear();
 }
 
 /// Puts the sink among the sums, writes the logarithm of the sums where it is asked for, and leaves
@@ -327,16 +339,20 @@ void forward_block(const problem<T>& p, const score_rules<T>& rules, index first
   rows_to_lanes(p.query.from(first, 0), rows, p.depth, block.at.query, lanes);
   attend(block, care::none);
   find_factors(block);
-  bool finite = stages.divide(block.at.factor, p.value_depth, block.at.out);
+  const strided<T> out = p.out.from(first, 0);
+  const bool whole = out.col_stride == 1 && p.value_depth % vec<T>::lanes == 0;
   care with = care::none;
-  for (const care more : {care::exact, care::shrunk}) {
-    if (finite) break;
-    with = more;
-    attend(block, with);
-    find_factors(block);
-    finite = divide_with_care(block, with);
+  if (!whole || !divide_into_rows(block.at.out, lanes, block.at.factor, out, rows, p.value_depth)) {
+    bool finite = stages.divide(block.at.factor, p.value_depth, block.at.out);
+    for (const care more : {care::exact, care::shrunk}) {
+      if (finite) break;
+      with = more;
+      attend(block, with);
+      find_factors(block);
+      finite = divide_with_care(block, with);
+    }
+    lanes_to_rows(block.at.out, lanes, out, rows, p.value_depth);
   }
-  lanes_to_rows(block.at.out, lanes, p.out.from(first, 0), rows, p.value_depth);
   if (p.weights.data != nullptr) write_weights(block, with);
 }
 

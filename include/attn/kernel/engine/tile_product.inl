@@ -179,7 +179,7 @@ ATTN_INLINE void score_rows(strided<const T> key, const T* query, index lanes, i
 }
 
 /// out[c][lane] = out[c][lane] · factor[lane] + Σ_j value[j, c] · weights[j][lane] for Rows columns
-/// c of the values and Vectors of the lanes.
+/// c of the values and Vectors of the lanes. Without factors `out` is not read.
 template <class T, int Rows, int Vectors, among Lanes>
 ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, index lanes,
                                    index keys, index ahead, const T* factor, T* out) {
@@ -187,10 +187,17 @@ ATTN_INLINE void weighted_sum_rows(strided<const T> value, const T* weights, ind
   registers<T, Rows, Vectors> c;
   ATTN_UNROLL
   for (int v = 0; v < Vectors; ++v) {
-    const vec<T> shrink = load(factor + v * vec<T>::lanes);
     ATTN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      c.at[r][v] = load(out + r * apart + v * vec<T>::lanes) * shrink;
+    for (int r = 0; r < Rows; ++r) c.at[r][v] = broadcast(T(0));
+  }
+  if (factor != nullptr) {
+    ATTN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const vec<T> shrink = load(factor + v * vec<T>::lanes);
+      ATTN_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        c.at[r][v] = load(out + r * apart + v * vec<T>::lanes) * shrink;
+      }
     }
   }
   const strided<const T> soon{further_on(value, ahead, 0).data, 0, value.row_stride};

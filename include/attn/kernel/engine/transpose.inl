@@ -6,6 +6,50 @@ ATTN_INLINE void fill(T* to, index numbers, T x) {
   for (index i = 0; i < numbers; i += vec<T>::lanes) store(to + i, broadcast(x));
 }
 
+/// Where `transpose` puts its vectors: into rows of memory.
+template <class T>
+struct into_rows {
+  T* to;
+  index stride;
+
+  ATTN_INLINE void operator()(int r, vec<T> x) const { store(to + r * stride, x); }
+};
+
+/// Into the first few rows alone.
+template <class T>
+struct into_few_rows {
+  T* to;
+  index stride;
+  index rows;
+
+  ATTN_INLINE void operator()(int r, vec<T> x) const {
+    if (r < rows) store(to + r * stride, x);
+  }
+};
+
+/// The same, each multiplied by its factor. `finite` is NaN as soon as something isn't.
+template <class T>
+struct into_divided_rows {
+  T* to;
+  index stride;
+  index rows;
+  const T* factor;
+  vec<T> (&finite)[2];
+
+  ATTN_INLINE void operator()(int r, vec<T> x) const {
+    if (r >= rows) return;
+    x = x * broadcast(factor[r]);
+    finite[r % 2] = finite[r % 2] * x;
+    store(to + r * stride, x);
+  }
+};
+
+/// to[c · to_stride + r] = from[r · from_stride + c] for lanes x lanes elements.
+template <class T>
+ATTN_INLINE void transpose(const T* from, index from_stride, T* to, index to_stride) {
+  transpose(from, from_stride, into_rows<T>{to, to_stride});
+}
+
 /// to(r, c) = from(r, c) for rows x cols elements, along whatever is contiguous in the caller's.
 template <class T>
 void copy(strided<const T> from, strided<T> to, index rows, index cols, bool by_columns) {
@@ -21,11 +65,9 @@ void copy(strided<const T> from, strided<T> to, index rows, index cols, bool by_
   }
 }
 
-// Rows that are fewer than a square are put into one first: where lanes are written one by one and
-// then read as a vector, a processor waits.
-
 /// to[c · to_stride + r] = from(r, c) for fewer rows than lanes and whole vectors of columns, and 0
-/// for further r up to a vector.
+/// for further r up to a vector. Rows are put into a square first: where lanes are written one by
+/// one and then read as a vector, a processor waits.
 template <class T>
 ATTN_NOINLINE void few_rows_to_lanes(const strided<const T>& from, index rows, index cols, T* to,
                                      index to_stride) {
@@ -35,18 +77,6 @@ ATTN_NOINLINE void few_rows_to_lanes(const strided<const T>& from, index rows, i
   for (index c = 0; c < cols; c += side) {
     for (index r = 0; r < rows; ++r) store(square + r * side, load(from.at(r, c)));
     transpose(square, side, to + c * to_stride, to_stride);
-  }
-}
-
-/// to(r, c) = from[c · from_stride + r], likewise.
-template <class T>
-ATTN_NOINLINE void lanes_to_few_rows(const T* from, index from_stride, const strided<T>& to,
-                                     index rows, index cols) {
-  constexpr index side = vec<T>::lanes;
-  alignas(64) T square[side * side];
-  for (index c = 0; c < cols; c += side) {
-    transpose(from + c * from_stride, from_stride, square, side);
-    for (index r = 0; r < rows; ++r) store(to.at(r, c), load(square + r * side));
   }
 }
 
@@ -97,8 +127,32 @@ void lanes_to_rows(const T* from, index lanes, const strided<T>& to, index rows,
   }
   const index rest = rows - done;
   if (rest == 0) return;
-  if (whole > 0) lanes_to_few_rows(from + done, lanes, to.from(done, 0), rest, whole);
+  for (index c = 0; c < whole; c += side) {
+    transpose(from + c * lanes + done, lanes,
+              into_few_rows<T>{to.at(done, c), to.row_stride, rest});
+  }
   if (whole == cols) return;
   copy(strided<const T>{from + whole * lanes + done, 1, lanes}, to.from(done, whole), rest,
        cols - whole, to.row_stride == 1);
+}
+
+/// to(r, c) = from[c · lanes + r] · factor[r] for `rows` rows and whole vectors of columns, each in
+/// one piece of memory. Returns whether all is finite, as `divide` does.
+template <class T>
+ATTN_NOINLINE bool divide_into_rows(const T* from, index lanes, const T* factor,
+                                    const strided<T>& to, index rows, index cols) {
+  constexpr index side = vec<T>::lanes;
+  const vec<T> zero = broadcast(T(0));
+  vec<T> finite[2] = {zero, zero};
+  for (index first = 0; first < rows; first += side) {
+    const vec<T> inverse = load(factor + first);
+    for (vec<T>& each : finite)
+      each = each + (inverse - inverse);  // and so no zero of a compiler's
+    for (index c = 0; c < cols; c += side) {
+      transpose(from + c * lanes + first, lanes,
+                into_divided_rows<T>{to.at(first, c), to.row_stride, rows - first, factor + first,
+                                     finite});
+    }
+  }
+  return all_equal(finite[0] + finite[1], zero);
 }

@@ -102,9 +102,10 @@ inline constexpr int fewest_vectors = 1;
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 256;
 
-/// to[c · to_stride + r] = from[r · from_stride + c] for 8 x 8 floats: halves of rows are put
-/// together on their way in, so that two rounds of shuffles are enough.
-ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
+/// put(c, column c of `from`) for 8 x 8 floats: halves of rows are put together on their way in, so
+/// that two rounds of shuffles are enough.
+template <class Put>
+ATTN_INLINE void transpose(const float* from, index from_stride, const Put& put) {
   ATTN_UNROLL
   for (int c = 0; c < 8; c += 4) {
     __m256 x[4];
@@ -118,15 +119,16 @@ ATTN_INLINE void transpose(const float* from, index from_stride, float* to, inde
     const __m256d AB = _mm256_castps_pd(_mm256_unpackhi_ps(x[0], x[1]));
     const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(x[2], x[3]));
     const __m256d CD = _mm256_castps_pd(_mm256_unpackhi_ps(x[2], x[3]));
-    _mm256_storeu_ps(to + c * to_stride, _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)));
-    _mm256_storeu_ps(to + (c + 1) * to_stride, _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
-    _mm256_storeu_ps(to + (c + 2) * to_stride, _mm256_castpd_ps(_mm256_unpacklo_pd(AB, CD)));
-    _mm256_storeu_ps(to + (c + 3) * to_stride, _mm256_castpd_ps(_mm256_unpackhi_pd(AB, CD)));
+    put(c, vec<float>{_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd))});
+    put(c + 1, vec<float>{_mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd))});
+    put(c + 2, vec<float>{_mm256_castpd_ps(_mm256_unpacklo_pd(AB, CD))});
+    put(c + 3, vec<float>{_mm256_castpd_ps(_mm256_unpackhi_pd(AB, CD))});
   }
 }
 
 /// The same for 4 x 4 doubles.
-ATTN_INLINE void transpose(const double* from, index from_stride, double* to, index to_stride) {
+template <class Put>
+ATTN_INLINE void transpose(const double* from, index from_stride, const Put& put) {
   ATTN_UNROLL
   for (int c = 0; c < 4; c += 2) {
     __m256d x[2];
@@ -136,8 +138,8 @@ ATTN_INLINE void transpose(const double* from, index from_stride, double* to, in
       x[r] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)),
                                   _mm_loadu_pd(p + 2 * from_stride), 1);
     }
-    _mm256_storeu_pd(to + c * to_stride, _mm256_unpacklo_pd(x[0], x[1]));
-    _mm256_storeu_pd(to + (c + 1) * to_stride, _mm256_unpackhi_pd(x[0], x[1]));
+    put(c, vec<double>{_mm256_unpacklo_pd(x[0], x[1])});
+    put(c + 1, vec<double>{_mm256_unpackhi_pd(x[0], x[1])});
   }
 }
 

@@ -116,9 +116,10 @@ inline constexpr int fewest_vectors = 1;
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 1024;
 
-/// to[c · to_stride + r] = from[r · from_stride + c] for 16 x 16 floats: quarters of rows are put
-/// together on their way in, so that two rounds of shuffles are enough.
-ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
+/// put(c, column c of `from`) for 16 x 16 floats: quarters of rows are put together on their way
+/// in, so that two rounds of shuffles are enough.
+template <class Put>
+ATTN_INLINE void transpose(const float* from, index from_stride, const Put& put) {
   __m512 x[16];
   ATTN_UNROLL
   for (int r = 0; r < 4; ++r, from += from_stride) {
@@ -134,20 +135,21 @@ ATTN_INLINE void transpose(const float* from, index from_stride, float* to, inde
     }
   }
   ATTN_UNROLL
-  for (int c = 0; c < 16; c += 4, to += 4 * to_stride) {
+  for (int c = 0; c < 16; c += 4) {
     const __m512d ab = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c], x[c + 1]));
     const __m512d AB = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c], x[c + 1]));
     const __m512d cd = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(all16, x[c + 2], x[c + 3]));
     const __m512d CD = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(all16, x[c + 2], x[c + 3]));
-    _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, ab, cd)));
-    _mm512_storeu_ps(to + to_stride, _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, ab, cd)));
-    _mm512_storeu_ps(to + 2 * to_stride, _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, AB, CD)));
-    _mm512_storeu_ps(to + 3 * to_stride, _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, AB, CD)));
+    put(c, vec<float>{_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, ab, cd))});
+    put(c + 1, vec<float>{_mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, ab, cd))});
+    put(c + 2, vec<float>{_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all8, AB, CD))});
+    put(c + 3, vec<float>{_mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all8, AB, CD))});
   }
 }
 
 /// The same for 8 x 8 doubles.
-ATTN_INLINE void transpose(const double* from, index from_stride, double* to, index to_stride) {
+template <class Put>
+ATTN_INLINE void transpose(const double* from, index from_stride, const Put& put) {
   ATTN_UNROLL
   for (int c = 0; c < 8; c += 2) {
     __m512d x[2];
@@ -159,8 +161,8 @@ ATTN_INLINE void transpose(const double* from, index from_stride, double* to, in
       y = _mm512_insertf64x2(y, _mm_loadu_pd(p + 4 * from_stride), 2);
       x[r] = _mm512_insertf64x2(y, _mm_loadu_pd(p + 6 * from_stride), 3);
     }
-    _mm512_storeu_pd(to + c * to_stride, _mm512_maskz_unpacklo_pd(all8, x[0], x[1]));
-    _mm512_storeu_pd(to + (c + 1) * to_stride, _mm512_maskz_unpackhi_pd(all8, x[0], x[1]));
+    put(c, vec<double>{_mm512_maskz_unpacklo_pd(all8, x[0], x[1])});
+    put(c + 1, vec<double>{_mm512_maskz_unpackhi_pd(all8, x[0], x[1])});
   }
 }
 

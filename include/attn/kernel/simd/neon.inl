@@ -94,24 +94,25 @@ inline constexpr int fewest_vectors = 1;
 /// push each other out of the first cache. As of AVX2, not measured.
 inline constexpr int widest_tile_ahead = 256;
 
-/// to[c · to_stride + r] = from[r · from_stride + c] for 4 x 4 floats.
-ATTN_INLINE void transpose(const float* from, index from_stride, float* to, index to_stride) {
+/// put(c, column c of `from`) for 4 x 4 floats.
+template <class Put>
+ATTN_INLINE void transpose(const float* from, index from_stride, const Put& put) {
   const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + from_stride));
   const float32x4x2_t cd =
       vtrnq_f32(vld1q_f32(from + 2 * from_stride), vld1q_f32(from + 3 * from_stride));
   ATTN_UNROLL
   for (int i = 0; i < 2; ++i) {
-    vst1q_f32(to + i * to_stride, vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i])));
-    vst1q_f32(to + (i + 2) * to_stride,
-              vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i])));
+    put(i, vec<float>{vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i]))});
+    put(i + 2, vec<float>{vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i]))});
   }
 }
 /// The same for 2 x 2 doubles.
-ATTN_INLINE void transpose(const double* from, index from_stride, double* to, index to_stride) {
+template <class Put>
+ATTN_INLINE void transpose(const double* from, index from_stride, const Put& put) {
   const float64x2_t a = vld1q_f64(from);
   const float64x2_t b = vld1q_f64(from + from_stride);
-  vst1q_f64(to, vtrn1q_f64(a, b));
-  vst1q_f64(to + to_stride, vtrn2q_f64(a, b));
+  put(0, vec<double>{vtrn1q_f64(a, b)});
+  put(1, vec<double>{vtrn2q_f64(a, b)});
 }
 
 /// 4 words of 32 bits.

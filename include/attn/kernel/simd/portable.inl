@@ -135,11 +135,13 @@ inline constexpr int fewest_vectors = ATTN_X86 ? vectors_a_block : 1;
 /// push each other out of the first cache. Measured.
 inline constexpr int widest_tile_ahead = 256;
 
-/// to[c · to_stride + r] = from[r · from_stride + c] for lanes x lanes elements.
-template <class T>
-ATTN_INLINE void transpose(const T* from, index from_stride, T* to, index to_stride) {
+/// put(c, column c of `from`) for lanes x lanes elements.
+template <class T, class Put>
+ATTN_INLINE void transpose(const T* from, index from_stride, const Put& put) {
   for (int c = 0; c < vec<T>::lanes; ++c) {
-    for (int r = 0; r < vec<T>::lanes; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+    vec<T> column;
+    for (int r = 0; r < vec<T>::lanes; ++r) column.v[r] = from[r * from_stride + c];
+    put(c, column);
   }
 }
 
