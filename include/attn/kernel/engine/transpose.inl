@@ -6,18 +6,9 @@ ATTN_INLINE void fill(T* to, index numbers, T x) {
   for (index i = 0; i < numbers; i += vec<T>::lanes) store(to + i, broadcast(x));
 }
 
-/// Where `transpose` puts its vectors: into rows of memory.
+/// Where `transpose` puts its vectors: into rows of memory, as many as there are.
 template <class T>
 struct into_rows {
-  T* to;
-  index stride;
-
-  ATTN_INLINE void operator()(int r, vec<T> x) const { store(to + r * stride, x); }
-};
-
-/// Into the first few rows alone.
-template <class T>
-struct into_few_rows {
   T* to;
   index stride;
   index rows;
@@ -34,12 +25,12 @@ struct into_divided_rows {
   index stride;
   index rows;
   const T* factor;
-  vec<T> (&finite)[2];
+  vec<T>& finite;
 
   ATTN_INLINE void operator()(int r, vec<T> x) const {
     if (r >= rows) return;
     x = x * broadcast(factor[r]);
-    finite[r % 2] = finite[r % 2] * x;
+    finite = finite * x;
     store(to + r * stride, x);
   }
 };
@@ -47,7 +38,7 @@ struct into_divided_rows {
 /// to[c · to_stride + r] = from[r · from_stride + c] for lanes x lanes elements.
 template <class T>
 ATTN_INLINE void transpose(const T* from, index from_stride, T* to, index to_stride) {
-  transpose(from, from_stride, into_rows<T>{to, to_stride});
+  transpose(from, from_stride, into_rows<T>{to, to_stride, vec<T>::lanes});
 }
 
 /// to(r, c) = from(r, c) for rows x cols elements, along whatever is contiguous in the caller's.
@@ -128,8 +119,7 @@ void lanes_to_rows(const T* from, index lanes, const strided<T>& to, index rows,
   const index rest = rows - done;
   if (rest == 0) return;
   for (index c = 0; c < whole; c += side) {
-    transpose(from + c * lanes + done, lanes,
-              into_few_rows<T>{to.at(done, c), to.row_stride, rest});
+    transpose(from + c * lanes + done, lanes, into_rows<T>{to.at(done, c), to.row_stride, rest});
   }
   if (whole == cols) return;
   copy(strided<const T>{from + whole * lanes + done, 1, lanes}, to.from(done, whole), rest,
@@ -143,16 +133,21 @@ ATTN_NOINLINE bool divide_into_rows(const T* from, index lanes, const T* factor,
                                     const strided<T>& to, index rows, index cols) {
   constexpr index side = vec<T>::lanes;
   const vec<T> zero = broadcast(T(0));
-  vec<T> finite[2] = {zero, zero};
+  vec<T> finite = zero;
   for (index first = 0; first < rows; first += side) {
     const vec<T> inverse = load(factor + first);
-    for (vec<T>& each : finite)
-      each = each + (inverse - inverse);  // and so no zero of a compiler's
+    finite = finite + (inverse - inverse);  // not a zero that a compiler knows
     for (index c = 0; c < cols; c += side) {
-      transpose(from + c * lanes + first, lanes,
-                into_divided_rows<T>{to.at(first, c), to.row_stride, rows - first, factor + first,
-                                     finite});
+      const T* const square = from + c * lanes + first;
+      const auto put = [&](index count) {
+        return into_divided_rows<T>{to.at(first, c), to.row_stride, count, factor + first, finite};
+      };
+      if (rows - first >= side) {
+        transpose(square, lanes, put(side));  // a number that the compiler knows
+      } else {
+        transpose(square, lanes, put(rows - first));
+      }
     }
   }
-  return all_equal(finite[0] + finite[1], zero);
+  return all_equal(finite, zero);
 }
