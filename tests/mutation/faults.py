@@ -108,8 +108,6 @@ FORWARD = [
     Fault(ENGINE + "forward.inl",
           "*p.weights.at(block.first + i, j) = at.factor[i] - at.factor[i];", "",
           "weights of hidden tiles are not zeroed", ["kernel.shapes"]),
-    Fault(ENGINE + "forward.inl", "      if (parts.count() > 1) clear();\n", "",
-          "sums start from what the last block has left", ["unit.masks", "kernel.shapes"]),
     Fault(ENGINE + "transpose.inl", "    if (r >= rows) return;\n", "",
           "results are written beyond the last row", ["kernel.shapes", "heads.heads_attention"]),
     Fault(ENGINE + "transpose.inl", "    finite = finite * x;\n", "",
