@@ -248,7 +248,9 @@ class attention_case {
   [[nodiscard]] range range_of(index b, index length, const std::vector<std::int64_t>& starts,
                                const std::vector<int>& lengths) const {
     const auto at = static_cast<std::size_t>(b);
-    if (!starts.empty()) return {starts[at], starts[at + 1] - starts[at]};
+    if (!starts.empty()) {
+      return {static_cast<index>(starts[at]), static_cast<index>(starts[at + 1] - starts[at])};
+    }
     const index count = lengths.empty() ? length : lengths[at];
     return {padded_on_the_left() ? length - count : 0, count};
   }
