@@ -133,10 +133,10 @@ TEST_CASE("keys of one sequence for all of a batch") {
 
 template <class T>
 void check_bias(generator& g, const heads_shape& query, const heads_shape& key,
-                const heads_shape& shape) {
-  CAPTURE(to_text(query), to_text(key), to_text(shape));
+                const heads_shape& shape, bool padded = false) {
+  CAPTURE(to_text(query), to_text(key), to_text(shape), padded);
   auto of = any_batch<T>(g, query, key, 4);
-  if (shape.length == 1) {  // else padding may not be on the left
+  if (padded) {
     for (index b = 0; b < query.batch; ++b) {
       of.query_lengths.push_back(static_cast<int>(g.between(0, query.length)));
     }
@@ -172,6 +172,9 @@ TEST_CASE("a mask of numbers for heads, whatever it serves together") {
         check_bias<float>(g, {3, 4, 21, 5}, {3, 2, 35, 5}, {batch, heads, rows, 35});
         check_bias<double>(g, {3, 4, 21, 5}, {1, 4, 9, 5}, {batch, heads, rows, 9});
       }
+      // With a row for each query there may be no padding on the left.
+      check_bias<float>(g, {3, 4, 21, 5}, {3, 2, 35, 5}, {batch, heads, 1, 35}, true);
+      check_bias<double>(g, {3, 4, 21, 5}, {1, 4, 9, 5}, {batch, heads, 1, 9}, true);
     }
   }
   check_bias<float>(g, {2, 2, 1040, 3}, {2, 2, 1100, 3}, {1, 1, 1040, 1100});

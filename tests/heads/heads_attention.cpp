@@ -156,16 +156,19 @@ TEST_CASE("lengths of sequences on either side, with what is awful beyond them")
 
 TEST_CASE("padding as a mask hides the same and moves no alignment") {
   generator g(414);
-  const auto q = any_heads<float>(g, {4, 4, 9, 6});
-  const auto k = any_heads<float>(g, {4, 2, 300, 6}), v = any_heads<float>(g, {4, 2, 300, 5});
-  const std::vector<attn::index> keys{300, 17, 0, 141};
-  attn::options options{.alignment = attn::offset(300), .key_lengths = keys};
-  const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
-  options.key_lengths = {};
-  const auto by_mask =
-      attn::scaled_dot_product_attention(q, k, v, attn::key_padding(keys), options);
-  for (index i = 0; i < by_mask.shape().size(); ++i) {
-    REQUIRE(std::abs(by_mask.data()[i] - by_length.data()[i]) < 1e-5f);
+  for (const heads_order order : {heads_order::bhld, heads_order::blhd}) {
+    const auto q = any_heads<float>(g, {4, 4, 9, 6}, order);
+    const auto k = any_heads<float>(g, {4, 2, 300, 6}, order);
+    const auto v = any_heads<float>(g, {4, 2, 300, 5}, order);
+    const std::vector<attn::index> keys{300, 17, 0, 141};
+    attn::options options{.alignment = attn::offset(300), .key_lengths = keys};
+    const auto by_length = attn::scaled_dot_product_attention(q, k, v, attn::causal(), options);
+    options.key_lengths = {};
+    const auto by_mask =
+        attn::scaled_dot_product_attention(q, k, v, attn::key_padding(keys), options);
+    for (index i = 0; i < by_mask.shape().size(); ++i) {
+      REQUIRE(std::abs(by_mask.data()[i] - by_length.data()[i]) < 1e-5f);
+    }
   }
 }
 

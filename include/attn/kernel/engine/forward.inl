@@ -194,9 +194,9 @@ void attend(const query_block<T>& block, care with) {
   const problem<T>& p = block.p;
   const block_memory<T>& at = block.at;
   const index lanes = block.stages.lanes;
+  // What is empty needs no zeros where all of it comes from one product.
   T* const out = with == care::none ? at.out : at.second;
-  bool empty =
-      true;  // so that `out` needs no zeros, but where not all of it comes from one product
+  bool empty = true;
   const auto clear = [&] {
     if (empty) fill(out, p.value_depth * lanes, T(0));
     empty = false;
