@@ -8,7 +8,7 @@ set(longest 420)
 # includes only what `kernel_knows` names.
 set(layers version config position dropout math dual workspace executor held_matrix integers heads stored_keys
            memory_overlap mask_matrix mask block_mask score_mod derivative growing_cache kv_cache page_pool paged_cache
-           output input kernel options stages rotary kernel_call attention heads_call gradient_call
+           output input kernel options call_outputs stages rotary kernel_call attention heads_call gradient_call
            heads_attention varlen gradient tangent cache_attention merge onnx_attention projection
            additive_attention multi_head_attention_gradient multi_head_attention attn)
 set(kernel_knows kernel config position dropout)

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <attn/call_outputs.hpp>
 #include <attn/kernel_call.hpp>
 #include <attn/mask.hpp>
-#include <attn/memory_overlap.hpp>
 #include <attn/options.hpp>
 #include <attn/score_mod.hpp>
 #include <attn/stages.hpp>
@@ -157,22 +157,21 @@ void attend_by_kernel(O& out, const Q& query, const K& key, const V& value, cons
   auto lse = options.log_sum_exp.template open<S>(query.rows(), 1);
   auto weights = options.weights.template open<S>(query.rows(), key.rows());
   if (shape.queries == 0) return;
-  sequence_call<S> s;
-  kernel::problem<S>& p = s.first;
-  p.query = strided_view<const S>(query);
-  p.memory.key = strided_view<const S>(key);
-  p.memory.value = strided_view<const S>(value);
-  p.out = strided_view<S>(out);
-  if (options.log_sum_exp) p.log_sum_exp = strided_view<S>(lse);
-  if (options.weights) p.weights = strided_view<S>(weights);
-  p.depth = query.cols();
-  p.value_depth = value.cols();
-  p.scale = static_cast<S>(scale_factor<S>(options, query.cols()));
-  p.shape = shape;
-  p.batch = head.batch;
-  p.head = head.head;
-  p.sink = static_cast<S>(options.sink.of(head.head));
-  p.dropout = dropping(options.dropout);
+  const sequence_call<S> s{
+      .first = {
+          .query = strided_view<const S>(query),
+          .memory = {.key = strided_view<const S>(key), .value = strided_view<const S>(value)},
+          .out = strided_view<S>(out),
+          .log_sum_exp = options.log_sum_exp ? strided_view<S>(lse) : kernel::strided<S>{},
+          .weights = options.weights ? strided_view<S>(weights) : kernel::strided<S>{},
+          .depth = query.cols(),
+          .value_depth = value.cols(),
+          .scale = static_cast<S>(scale_factor<S>(options, query.cols())),
+          .sink = static_cast<S>(options.sink.of(head.head)),
+          .dropout = dropping(options.dropout),
+          .shape = shape,
+          .batch = head.batch,
+          .head = head.head}};
   const simd set = instruction_set();
   const auto change = for_kernel(score_mod);
   constexpr std::size_t small = 32768, most = 131072, bounded = bounded_bytes<Q, K, V>();
@@ -211,57 +210,19 @@ constexpr void require_fitting_types() {
                 "attn: value should have as many rows as key.");
 }
 
-/// Calls use(name, bytes) for what a mask, a score change and sinks have in memory.
-template <class M, class F, class Use>
-void each_rule_in_memory(const M& mask, const F& score_mod, const sinks& sink, const Use& use) {
-  each_in_memory(mask, [&](const auto& part) {
-    using element = std::remove_reference_t<decltype(*part.data(0, 0))>;
-    use("mask", footprint_of(heads_view<element>(part.data(0, 0), part.shape(), part.strides())));
-  });
-  each_table(score_mod, [&](const auto& table) { use("relative_bias", footprint_of(table)); });
-  const auto begin = reinterpret_cast<std::uintptr_t>(sink.data());
-  use("options.sink", footprint{begin, begin + sink.bytes(), 0, sink.bytes()});
-}
-
 /// Refuses outputs that share memory with an input or with one another.
 template <class S, class Scalar, class Q, class K, class V, class M, class F>
 void require_apart(const output& out, const options& options, const Q& query, const K& key,
                    const V& value, const M& mask, const F& score_mod) {
-  struct memory {
-    std::string_view name;
-    const output* target = nullptr;
-    footprint bytes = {};
-  };
   if (!out && !options.log_sum_exp && !options.weights) return;
-  memory outputs[3];
-  int count = 0;
-  const auto add = [&](std::string_view name, const output& target, const auto& now) {
-    const footprint& bytes = (outputs[count++] = {name, &target, footprint_of(now)}).bytes;
-    require(!overlaps_itself(now, bytes), name, " has strides with which its elements overlap");
-  };
-  if (out) add("out", out, out.template now<Scalar>());
-  if (options.log_sum_exp) {
-    add("options.log_sum_exp", options.log_sum_exp, options.log_sum_exp.template now<S>());
-  }
-  if (options.weights) add("options.weights", options.weights, options.weights.template now<S>());
-
-  const memory inputs[] = {{"query", nullptr, footprint_of(query)},
-                           {"key", nullptr, footprint_of(key)},
-                           {"value", nullptr, footprint_of(value)}};
-  for (int i = 0; i < count; ++i) {
-    const auto require_apart_from = [&](std::string_view name, const footprint& bytes) {
-      require(!may_overlap(outputs[i].bytes, bytes), outputs[i].name, " overlaps ", name,
-              " in memory: it would be written while that is read");
-    };
-    for (const memory& input : inputs) require_apart_from(input.name, input.bytes);
-    each_rule_in_memory(mask, score_mod, options.sink, require_apart_from);
-    for (int j = 0; j < i; ++j) {
-      require(!outputs[i].target->is_same_as(*outputs[j].target) &&
-                  !may_overlap(outputs[i].bytes, outputs[j].bytes),
-              outputs[i].name, " overlaps ", outputs[j].name,
-              " in memory: both would be written there");
-    }
-  }
+  call_outputs outputs;
+  outputs.add_input("query", query);
+  outputs.add_input("key", key);
+  outputs.add_input("value", value);
+  outputs.add<Scalar>("out", out);
+  outputs.add<S>("options.log_sum_exp", options.log_sum_exp);
+  outputs.add<S>("options.weights", options.weights);
+  outputs.require_apart_from_rules(mask, score_mod, options.sink);
 }
 
 template <class Q, class K, class V, class M, class F>

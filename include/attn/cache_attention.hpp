@@ -9,7 +9,7 @@ namespace detail {
 
 /// Throws where an output overlaps what a sequence has in a cache.
 template <class T>
-void require_apart(const heads_outputs& outputs, const stored_keys<T>& keys, index heads,
+void require_apart(const call_outputs& outputs, const stored_keys<T>& keys, index heads,
                    index key_width, index value_width) {
   if (keys.length <= keys.first || heads == 0) return;
   const index first = keys.first / keys.piece;
@@ -93,7 +93,7 @@ void masked_cache_attention(const output& out, const heads_view<const T>& query,
   check_rules(call, longest, mask, score_mod);
   if constexpr (Windowed<Cache>) check_all_there(call, mask);
 
-  heads_outputs outputs;
+  call_outputs outputs;
   outputs.add_input("query", query);
   check_outputs(outputs, call, out, longest, mask, score_mod);
   for (index b = 0; b < cache.batch(); ++b) {

@@ -35,13 +35,12 @@ template <class T, class Stored, class M, class F>
 class gradient_pass {
  public:
   gradient_pass(const heads_call<T, Stored>& forward, const M& mask, const F& score_mod,
-                const gradients& to, given_as form, integers key_starts)
+                const gradients& to, given_as form)
       : forward_(forward),
         mask_(mask),
         score_mod_(score_mod),
         to_(to),
-        as_heads_(form == given_as::heads),
-        key_starts_(key_starts) {}
+        as_heads_(form == given_as::heads) {}
 
   /// Throws where the results of the forward pass do not fit, or anything is wrong with an output.
   void check(const heads_view<const T>& key, const heads_view<const T>& value,
@@ -96,7 +95,7 @@ class gradient_pass {
 
     workspace own;
     workspace& memory = forward_.options.workspace != nullptr ? *forward_.options.workspace : own;
-    const backward_call<T, Stored> call(forward_, views_, key_starts_);
+    const backward_call<T, Stored> call(forward_, views_);
     const index count = to_.slopes || to_.relative_bias ? parameters_of(score_mod_) : 0;
     const auto numbers = static_cast<std::size_t>(call.parameter_tasks() * count);
     std::optional<workspace::lease> parameters;
@@ -194,13 +193,12 @@ class gradient_pass {
   const F& score_mod_;
   const gradients& to_;
   bool as_heads_;
-  integers key_starts_;
   gradient_views<T> views_;
   heads_shape key_shape_;
   heads_shape value_shape_;
   bias_shape bias_;
   index sinks_ = 0;
-  heads_outputs outputs_;
+  call_outputs outputs_;
 };
 
 template <class T>
@@ -221,7 +219,7 @@ void backward_of_heads(const gradients& to, const forward_pass& from,
     const heads_call<T, viewed_keys<T>> call{query, stored, options};
     check_heads(call, "key");
     check_rules(call, key.length(), mask, score_mod);
-    gradient_pass<T, viewed_keys<T>, M, F> pass(call, mask, score_mod, to, form, {});
+    gradient_pass<T, viewed_keys<T>, M, F> pass(call, mask, score_mod, to, form);
     pass.check(key, value, from);
     pass.run();
   }
@@ -240,8 +238,7 @@ void backward_of_packed(const gradients& to, const forward_pass& from,
     const heads_call<T, packed_keys<T>> call{query, stored, inputs, starts.query};
     check_heads(call, "key");
     check_rules(call, stored.longest(), mask, score_mod);
-    gradient_pass<T, packed_keys<T>, M, F> pass(call, mask, score_mod, to, given_as::heads,
-                                                starts.key);
+    gradient_pass<T, packed_keys<T>, M, F> pass(call, mask, score_mod, to, given_as::heads);
     pass.check(key, value, from);
     pass.run();
   }

@@ -99,11 +99,9 @@ inline index parts_of(const call_shape& shape) {
 template <class T, class Stored>
 class backward_call {
  public:
-  backward_call(const heads_call<T, Stored>& forward, const gradient_views<T>& views,
-                integers key_starts)
+  backward_call(const heads_call<T, Stored>& forward, const gradient_views<T>& views)
       : forward_(forward),
         views_(views),
-        key_starts_(key_starts),
         group_(forward.stored.heads() == 0 ? 0 : forward.query.heads() / forward.stored.heads()) {
     for (index b = 0; b < forward.batch(); ++b) {
       const call_shape shape = forward.shape(b);
@@ -114,7 +112,7 @@ class backward_call {
     const auto serves_all = [&](const heads_view<T>& view) {
       return view.shape().size() > 0 && view.batch() == 1;
     };
-    const bool one_key = !key_starts_ && (serves_all(views.key) || serves_all(views.value));
+    const bool one_key = !forward.starts && (serves_all(views.key) || serves_all(views.value));
     share_batch_ = one_key || serves_all(views.bias);
     share_heads_ = views.bias.shape().size() > 0 && views.bias.heads() == 1;
   }
@@ -133,24 +131,13 @@ class backward_call {
   [[nodiscard]] kernel::gradient_problem<T> problem(index b, index h) const {
     kernel::gradient_problem<T> g;
     g.p = forward_(b).head(h);
-    const auto of_query = [&](const auto& view) {
-      return forward_.of_sequence(view, b).moved(h * view.strides().head);
-    };
-    const auto of_key = [&](const heads_view<T>& view) {
-      const heads_strides& by = view.strides();
-      const index from = key_starts_         ? key_starts_[b] * by.row
-                         : view.batch() == 1 ? 0
-                                             : b * by.batch;
-      return strided_view(view).moved(from + h / group_ * by.head +
-                                      forward_.keys_before(b) * by.row);
-    };
-    g.out = of_query(views_.out);
-    g.log_sum_exp = of_query(views_.log_sum_exp);
-    g.out_gradient = of_query(views_.out_gradient);
-    g.log_sum_exp_gradient = of_query(views_.log_sum_exp_gradient);
-    g.query = of_query(views_.query);
-    g.key = of_key(views_.key);
-    g.value = of_key(views_.value);
+    g.out = forward_.of_query(views_.out, b, h);
+    g.log_sum_exp = forward_.of_query(views_.log_sum_exp, b, h);
+    g.out_gradient = forward_.of_query(views_.out_gradient, b, h);
+    g.log_sum_exp_gradient = forward_.of_query(views_.log_sum_exp_gradient, b, h);
+    g.query = forward_.of_query(views_.query, b, h);
+    g.key = forward_.of_key(views_.key, b, h);
+    g.value = forward_.of_key(views_.value, b, h);
     const heads_strides& by = views_.bias.strides();
     g.bias = strided_view(views_.bias)
                  .moved((views_.bias.batch() == 1 ? 0 : b * by.batch) +
@@ -228,7 +215,6 @@ class backward_call {
 
   const heads_call<T, Stored>& forward_;
   const gradient_views<T>& views_;
-  integers key_starts_;
   index group_ = 0;
   call_shape longest_;
   index parts_ = 1;

@@ -101,7 +101,7 @@ void heads_attention(const output& out, const heads_view<const T>& query,
   check_heads(call, "key");
   check_rules(call, key.length(), mask, score_mod);
 
-  heads_outputs outputs;
+  call_outputs outputs;
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);

@@ -16,8 +16,17 @@ kernel::strided<T> strided_view(const heads_view<T>& view) {
   return {view.data(), view.strides().row, view.strides().col};
 }
 
+/// Where the tokens of sequence b lie in a view, after `before` others: in a batch of its own,
+/// unless there is but one.
+template <class T>
+kernel::strided<T> tokens_of(const heads_view<T>& view, index b, index before) {
+  if (view.shape().size() == 0) return strided_view(view);
+  const heads_strides& by = view.strides();
+  return strided_view(view).moved((view.batch() == 1 ? 0 : b * by.batch) + before * by.row);
+}
+
 /// Queries and results of a call, and `Stored`, which gives the keys and values of each sequence:
-/// batch(), heads(), key_width(), value_width(), before(b), the rows of padding before them, and
+/// batch(), heads(), key_width(), value_width(), before(b), the rows before its first, and
 /// sequence(b) -> stored_keys.
 template <class T, class Stored>
 struct heads_call {
@@ -36,9 +45,9 @@ struct heads_call {
     return options.query_lengths ? options.query_lengths[b] : query.length();
   }
   /// @{
-  /// Rows of padding before the tokens of sequence b, of query and of key.
+  /// Rows before the tokens of sequence b, of query and of key: padding, or packed sequences.
   [[nodiscard]] index queries_before(index b) const {
-    return starts ? 0 : rows_before(query.length(), queries(b), options.padding);
+    return starts ? starts[b] : rows_before(query.length(), queries(b), options.padding);
   }
   [[nodiscard]] index keys_before(index b) const { return stored.before(b); }
   /// @}
@@ -52,10 +61,10 @@ struct heads_call {
     const stored_keys<T> keys = stored.sequence(b);
     sequence_call<S> s;
     kernel::problem<S>& p = s.first;
-    p.query = of_sequence(query, b);
-    p.out = of_sequence(out, b);
-    p.log_sum_exp = of_sequence(log_sum_exp, b);
-    p.weights = of_sequence(weights, b).moved(keys_before(b) * weights.strides().col);
+    p.query = of_query(query, b);
+    p.out = of_query(out, b);
+    p.log_sum_exp = of_query(log_sum_exp, b);
+    p.weights = of_query(weights, b).moved(keys_before(b) * weights.strides().col);
     p.memory = {{keys.key, keys.key_row, keys.key_col},
                 {keys.value, keys.value_row, keys.value_col},
                 keys.key_page,
@@ -83,13 +92,18 @@ struct heads_call {
     return s;
   }
 
-  /// Where the tokens of sequence b start.
+  /// @{
+  /// Where the tokens of sequence b start, for head h of the query or the key head that serves it.
   template <class E>
-  [[nodiscard]] kernel::strided<E> of_sequence(const heads_view<E>& view, index b) const {
-    const heads_strides& by = view.strides();
-    return strided_view(view).moved(starts ? starts[b] * by.row
-                                           : b * by.batch + queries_before(b) * by.row);
+  [[nodiscard]] kernel::strided<E> of_query(const heads_view<E>& view, index b, index h = 0) const {
+    return tokens_of(view, b, queries_before(b)).moved(h * view.strides().head);
   }
+  template <class E>
+  [[nodiscard]] kernel::strided<E> of_key(const heads_view<E>& view, index b, index h) const {
+    const index group = query.heads() / stored.heads();
+    return tokens_of(view, b, keys_before(b)).moved(h / group * view.strides().head);
+  }
+  /// @}
 };
 
 inline void check_lengths(std::string_view name, const integers& lengths, index batch, index most) {
@@ -108,13 +122,8 @@ stored_keys<T> keys_in(const heads_view<const T>& key, const heads_view<const T>
                        index first, index length) {
   const heads_strides& k = key.strides();
   const heads_strides& v = value.strides();
-  const auto of_sequence = [&](const heads_view<const T>& view) {
-    const heads_strides& by = view.strides();
-    const index from = (view.batch() == 1 ? 0 : b * by.batch) + first * by.row;
-    return view.shape().size() == 0 ? view.data() : view.data() + from;
-  };
-  return {.key = of_sequence(key),
-          .value = of_sequence(value),
+  return {.key = tokens_of(key, b, first).data,
+          .value = tokens_of(value, b, first).data,
           .key_head = k.head,
           .key_row = k.row,
           .key_col = k.col,
@@ -194,18 +203,9 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
   if (call.options.scale) checked_scale<S>(*call.options.scale);
   check_dropout(call.options.dropout);
   if (call.options.padding == padding::left) {
-    const bool of_queries = bool{call.options.query_lengths};
-    const bool of_keys = bool{call.options.key_lengths};
-    require(of_queries || of_keys,
+    require(call.options.query_lengths || call.options.key_lengths,
             "options.padding is left, and neither options.query_lengths nor key_lengths tell what "
             "is no padding");
-    each_in_memory(mask, [&](const auto& part) {
-      require(!of_keys && (!of_queries || part.shape().length == 1),
-              "the mask in memory, of shape ", part.shape(), ", has a ",
-              of_keys ? "column a key" : "row a query",
-              ", and options.padding is left: give a function of a query and a key, which are "
-              "counted from the first token of their sequence");
-    });
   }
   constexpr bool positional = positional_mask<M> || positional_score_mod<F, S>;
   const bool padded_itself =
@@ -226,91 +226,23 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
     shape.keys = static_cast<std::int32_t>(most_keys);
     check(mask, shape);
   }
-}
-
-/// What an input or output takes of memory, and under what name.
-struct named_memory {
-  std::string_view name;
-  footprint bytes;
-};
-
-/// The outputs of a call on heads, checked one after the other before any is opened: they should
-/// have the right shapes and lie apart from the inputs and from one another.
-class heads_outputs {
- public:
-  template <class T>
-  void add_input(std::string_view name, const heads_view<const T>& view) {
-    add_input(name, footprint_of(view));
-  }
-
-  void add_input(std::string_view name, const footprint& bytes) {
-    inputs_[input_count_++] = {name, bytes};
-  }
-
-  /// Whether an output that was checked overlaps memory.
-  [[nodiscard]] bool overlap(const footprint& bytes) const {
-    return std::any_of(outputs_, outputs_ + count_,
-                       [&](const auto& output) { return may_overlap(output.bytes, bytes); });
-  }
-
-  /// More that is read: throws where an output that was checked overlaps it.
-  void require_apart_from(std::string_view name, const footprint& bytes) const {
-    for (int i = 0; i < count_; ++i) {
-      require(!may_overlap(outputs_[i].bytes, bytes), outputs_[i].name, " overlaps ", name,
-              " in memory: it would be written while that is read");
-    }
-  }
-
-  /// The same for what a mask, a score change and sinks have in memory.
-  template <class M, class F>
-  void require_apart_from_rules(const M& mask, const F& score_mod, const sinks& sink) const {
-    each_rule_in_memory(mask, score_mod, sink, [&](std::string_view name, const footprint& bytes) {
-      require_apart_from(name, bytes);
+  if (call.options.padding == padding::left) {
+    const bool of_queries = bool{call.options.query_lengths};
+    const bool of_keys = bool{call.options.key_lengths};
+    each_in_memory(mask, [&](const auto& part) {
+      require(!of_keys && (!of_queries || part.shape().length == 1),
+              "the mask in memory, of shape ", part.shape(), ", has a ",
+              of_keys ? "column a key" : "row a query",
+              ", and options.padding is left: give a function, as a mask or, for what is added, as "
+              "a score change; queries and keys are counted from the first token of their "
+              "sequence. Or give no lengths, and a mask that hides the padding");
     });
   }
-
-  template <class S>
-  void check(std::string_view name, const output& target, const heads_shape& shape) {
-    if (!target) return;
-    target.check<S>(name, shape);
-    add(name, target, target.now_heads<S>());
-  }
-  /// The same for a matrix.
-  template <class S>
-  void check(std::string_view name, const output& target, index rows, index cols) {
-    if (!target) return;
-    target.check<S>(name, rows, cols);
-    add(name, target, target.now<S>());
-  }
-
- private:
-  template <class Now>
-  void add(std::string_view name, const output& target, const Now& now) {
-    const footprint bytes = footprint_of(now);
-    require(!overlaps_itself(now, bytes), name, " has strides with which its elements overlap");
-    for (int i = 0; i < input_count_; ++i) {
-      require(!may_overlap(bytes, inputs_[i].bytes), name, " overlaps ", inputs_[i].name,
-              " in memory: it would be written while that is read");
-    }
-    for (int i = 0; i < count_; ++i) {
-      require(!target.is_same_as(*targets_[i]) && !may_overlap(bytes, outputs_[i].bytes), name,
-              " overlaps ", outputs_[i].name, " in memory: both would be written there");
-    }
-    outputs_[count_] = {name, bytes};
-    targets_[count_++] = &target;
-  }
-
-  static constexpr int most = 12;
-  named_memory inputs_[most];
-  named_memory outputs_[most];
-  const output* targets_[most] = {};
-  int input_count_ = 0;
-  int count_ = 0;
-};
+}
 
 /// Checks what a call on heads writes to; `keys`: columns of the weights.
 template <class T, class Stored, class M, class F>
-void check_outputs(heads_outputs& outputs, const heads_call<T, Stored>& call, const output& out,
+void check_outputs(call_outputs& outputs, const heads_call<T, Stored>& call, const output& out,
                    index keys, const M& mask, const F& score_mod) {
   using S = accumulator_t<T>;
   heads_shape shape = call.query.shape();

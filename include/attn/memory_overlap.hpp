@@ -13,10 +13,10 @@ namespace attn::inline ATTN_ABI::detail {
 
 /// The bytes of a matrix with strides: runs of `run` bytes each, `step` bytes apart.
 struct footprint {
-  std::uintptr_t begin = 0;
-  std::uintptr_t end = 0;
-  std::uintptr_t step = 0;  // 0: a single run
-  std::uintptr_t run = 0;
+  std::uintptr_t begin;
+  std::uintptr_t end;
+  std::uintptr_t step;  // 0: a single run
+  std::uintptr_t run;
 };
 
 template <class M>

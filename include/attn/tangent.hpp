@@ -58,19 +58,11 @@ void attend_with_tangents(const heads_call<T, viewed_keys<T>>& call, const tange
     const sequence_call<T> s = call(b);
     kernel::tangent_problem<T> d;
     d.p = s.head(h);
-    const auto of_query = [&](const auto& view) {
-      return call.of_sequence(view, b).moved(h * view.strides().head);
-    };
-    const auto of_key = [&](const heads_view<const T>& view) {
-      const heads_strides& by = view.strides();
-      return strided_view(view).moved((view.batch() == 1 ? 0 : b * by.batch) +
-                                      h / s.group() * by.head + call.keys_before(b) * by.row);
-    };
-    d.query = of_query(views.query);
-    d.key = of_key(views.key);
-    d.value = of_key(views.value);
-    d.out = of_query(views.out_tangent);
-    d.log_sum_exp = of_query(views.log_sum_exp_tangent);
+    d.query = call.of_query(views.query, b, h);
+    d.key = call.of_key(views.key, b, h);
+    d.value = call.of_key(views.value, b, h);
+    d.out = call.of_query(views.out_tangent, b, h);
+    d.log_sum_exp = call.of_query(views.log_sum_exp_tangent, b, h);
     return d;
   };
   workspace own;
@@ -103,7 +95,7 @@ void attend_with_tangents(const tangents& by, const heads_view<const T>& query,
   views.query = tangent_view<T>("tangents.query", by.query, query.shape(), as_heads);
   views.key = tangent_view<T>("tangents.key", by.key, key.shape(), as_heads);
   views.value = tangent_view<T>("tangents.value", by.value, value.shape(), as_heads);
-  heads_outputs outputs;
+  call_outputs outputs;
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);

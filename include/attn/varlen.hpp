@@ -42,9 +42,9 @@ class packed_keys {
   [[nodiscard]] index heads() const { return key_.heads(); }
   [[nodiscard]] index key_width() const { return key_.width(); }
   [[nodiscard]] index value_width() const { return value_.width(); }
-  [[nodiscard]] index before(index) const { return 0; }
+  [[nodiscard]] index before(index b) const { return starts_[b]; }
   [[nodiscard]] stored_keys<T> sequence(index b) const {
-    return keys_in(key_, value_, 0, starts_[b], starts_[b + 1] - starts_[b]);
+    return keys_in(key_, value_, b, before(b), starts_[b + 1] - starts_[b]);
   }
   [[nodiscard]] index longest() const {
     index most = 0;
@@ -90,9 +90,9 @@ void check_packed_call(const heads_view<const T>& query, const heads_view<const 
   check_starts("starts.key", starts.key, key.length());
   require(starts.key.size() == starts.query.size(), "starts.key has ", starts.key.size(),
           " numbers, starts.query has ", starts.query.size());
-  require(!options.key_lengths && !options.query_lengths,
-          "options.key_lengths and query_lengths are not for packed sequences: their starts say "
-          "how long they are");
+  require(!options.key_lengths && !options.query_lengths && options.padding == padding::right,
+          "options.key_lengths, query_lengths and padding are not for packed sequences: their "
+          "starts say how long they are");
   require(!options.weights,
           "options.weights is not for packed sequences, whose weights have no common shape");
 }
@@ -111,7 +111,7 @@ void packed_attention(const output& out, const heads_view<const T>& query,
   check_heads(call, "key");
   check_rules(call, stored.longest(), mask, score_mod);
 
-  heads_outputs outputs;
+  call_outputs outputs;
   outputs.add_input("query", query);
   outputs.add_input("key", key);
   outputs.add_input("value", value);

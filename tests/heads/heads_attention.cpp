@@ -559,6 +559,9 @@ TEST_CASE("bad input is refused, and nothing is written") {
         "");
   const attn::options no_lengths{.padding = attn::padding::left};
   CHECK(missing(call(q, k, k, no_lengths), {"padding is left", "neither", "query_lengths"}) == "");
+  const auto one_number = shaped({2, 4, 1, 1});  // its shape is wrong whatever the padding is
+  CHECK(missing(with_lengths(one_number, left_keys),
+                {"mask has the shape 2 x 4 x 1 x 1", "2 x 4 x 3 x 5"}) == "");
   CHECK_NOTHROW(with_lengths(row, left_queries)());
   const auto mask = shaped({2, 3, 3, 5});
   const auto masked = [&] { attn::scaled_dot_product_attention(q, k, k, mask); };

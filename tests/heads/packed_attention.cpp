@@ -119,6 +119,8 @@ TEST_CASE("bad starts are refused") {
   CHECK(missing(call({0, 2, 6}, {0, 6}), {"starts.key has 2 numbers, starts.query has 3"}) == "");
   const list lengths{3};
   CHECK(missing(call({0, 6}, {0, 6}, {.key_lengths = lengths}), {"key_lengths", "packed"}) == "");
+  CHECK(missing(call({0, 6}, {0, 6}, {.padding = attn::padding::left}), {"padding", "packed"}) ==
+        "");
   heads_array<float> weights;
   CHECK(missing(call({0, 6}, {0, 6}, {.weights = weights}), {"weights", "packed"}) == "");
   const auto two = any_heads<float>(g, {2, 2, 6, 4});
