@@ -33,7 +33,7 @@ class tiled_mask {
                     " keys, the call has ", shape.queries, " and ", shape.keys);
     detail::require(!positional || shape.offset == shape_.offset, "block_mask is for offset ",
                     shape_.offset, ", the call's alignment gives ", shape.offset,
-                    " (sequences of different lengths have one each: give the function itself)");
+                    " (where lengths move it: give the mask itself)");
     detail::check(mask_, shape);
   }
   [[nodiscard]] bool visible(position at) const { return mask_.visible(at); }

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <algorithm>
+#include <attn/heads.hpp>
 #include <attn/mask.hpp>
 #include <attn/memory_overlap.hpp>
 #include <attn/options.hpp>
 #include <attn/output.hpp>
 #include <attn/score_mod.hpp>
+#include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 namespace attn::inline ATTN_ABI::detail {
 
@@ -36,30 +39,25 @@ class call_outputs {
     inputs_[input_count_++] = {name, bytes, nullptr};
   }
 
-  /// An output whose shape is right, if it is asked for.
+  /// @{
+  /// An output, if it is asked for: a matrix whose shape was found right, heads, or a matrix.
   template <class S>
   void add(std::string_view name, const output& target) {
-    if (!target) return;
-    if (target.is_heads()) {
-      add(name, target, target.now_heads<S>());
-    } else {
-      add(name, target, target.now<S>());
-    }
+    if (target) add(name, target, target.now<S>());
   }
-  /// An output of heads, with its shape.
   template <class S>
   void check(std::string_view name, const output& target, const heads_shape& shape) {
     if (!target) return;
     target.check<S>(name, shape);
     add(name, target, target.now_heads<S>());
   }
-  /// A matrix.
   template <class S>
   void check(std::string_view name, const output& target, index rows, index cols) {
     if (!target) return;
     target.check<S>(name, rows, cols);
     add(name, target, target.now<S>());
   }
+  /// @}
 
   /// Whether an output that was checked overlaps memory.
   [[nodiscard]] bool overlap(const footprint& bytes) const {

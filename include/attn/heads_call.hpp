@@ -3,8 +3,8 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/call_outputs.hpp>
 #include <attn/heads.hpp>
-#include <attn/memory_overlap.hpp>
 #include <attn/stored_keys.hpp>
 
 namespace attn::inline ATTN_ABI::detail {
@@ -16,8 +16,8 @@ kernel::strided<T> strided_view(const heads_view<T>& view) {
   return {view.data(), view.strides().row, view.strides().col};
 }
 
-/// Where the tokens of sequence b lie in a view, after `before` others: in a batch of its own,
-/// unless there is but one.
+/// Where the tokens of sequence b lie in a view, `before` rows into the sequence of that number, or
+/// into the only one. An empty view stays where it is: its strides may be anything.
 template <class T>
 kernel::strided<T> tokens_of(const heads_view<T>& view, index b, index before) {
   if (view.shape().size() == 0) return strided_view(view);
@@ -230,12 +230,12 @@ void check_rules(const heads_call<T, Stored>& call, index most_keys, const M& ma
     const bool of_queries = bool{call.options.query_lengths};
     const bool of_keys = bool{call.options.key_lengths};
     each_in_memory(mask, [&](const auto& part) {
-      require(!of_keys && (!of_queries || part.shape().length == 1),
-              "the mask in memory, of shape ", part.shape(), ", has a ",
-              of_keys ? "column a key" : "row a query",
-              ", and options.padding is left: give a function, as a mask or, for what is added, as "
-              "a score change; queries and keys are counted from the first token of their "
-              "sequence. Or give no lengths, and a mask that hides the padding");
+      require(
+          !of_keys && (!of_queries || part.shape().length == 1), "the mask in memory, of shape ",
+          part.shape(), ", has a ", of_keys ? "column a key" : "row a query",
+          ", and options.padding is left: give a function, as a mask or, for what is added, as "
+          "a score change; queries and keys are counted from the first token of their "
+          "sequence. Or give neither lengths nor padding, and a mask that hides what is padding");
     });
   }
 }

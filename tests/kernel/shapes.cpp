@@ -138,8 +138,8 @@ TEST_CASE("block_mask is for one shape and alignment") {
   CHECK_NOTHROW(attn::scaled_dot_product_attention(q, k, k, mask, {.alignment = attn::top_left}));
   CHECK_THROWS_WITH(
       attn::scaled_dot_product_attention(q, k, k, mask, {.alignment = attn::bottom_right}),
-      "block_mask is for offset 0, the call's alignment gives 2 (sequences of different lengths have "
-      "one each: give the function itself)");
+      "block_mask is for offset 0, the call's alignment gives 2 (where lengths move it: give the "
+      "mask itself)");
   CHECK_THROWS_WITH(attn::scaled_dot_product_attention(k, k, k, mask),
                     "block_mask is for 4 queries and 6 keys, the call has 6 and 6");
 }
