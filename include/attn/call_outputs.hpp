@@ -9,7 +9,6 @@
 #include <attn/output.hpp>
 #include <attn/score_mod.hpp>
 #include <cstdint>
-#include <string_view>
 #include <type_traits>
 
 namespace attn::inline ATTN_ABI::detail {
@@ -32,27 +31,27 @@ class call_outputs {
  public:
   /// A matrix, or heads.
   template <class M>
-  void add_input(std::string_view name, const M& read) {
+  void add_input(const char* name, const M& read) {
     add_input(name, footprint_of(read));
   }
-  void add_input(std::string_view name, const footprint& bytes) {
+  void add_input(const char* name, const footprint& bytes) {
     inputs_[input_count_++] = {name, bytes, nullptr};
   }
 
   /// @{
   /// An output, if it is asked for: a matrix whose shape was found right, heads, or a matrix.
   template <class S>
-  void add(std::string_view name, const output& target) {
+  void add(const char* name, const output& target) {
     if (target) add(name, target, target.now<S>());
   }
   template <class S>
-  void check(std::string_view name, const output& target, const heads_shape& shape) {
+  void check(const char* name, const output& target, const heads_shape& shape) {
     if (!target) return;
     target.check<S>(name, shape);
     add(name, target, target.now_heads<S>());
   }
   template <class S>
-  void check(std::string_view name, const output& target, index rows, index cols) {
+  void check(const char* name, const output& target, index rows, index cols) {
     if (!target) return;
     target.check<S>(name, rows, cols);
     add(name, target, target.now<S>());
@@ -66,7 +65,7 @@ class call_outputs {
   }
 
   /// More that is read: throws where an output that was checked overlaps it.
-  void require_apart_from(std::string_view name, const footprint& bytes) const {
+  void require_apart_from(const char* name, const footprint& bytes) const {
     for (int i = 0; i < count_; ++i) {
       require(!may_overlap(outputs_[i].bytes, bytes), outputs_[i].name, " overlaps ", name,
               " in memory: it would be written while that is read");
@@ -76,7 +75,7 @@ class call_outputs {
   /// The same for what a mask, a score change and sinks have in memory.
   template <class M, class F>
   void require_apart_from_rules(const M& mask, const F& score_mod, const sinks& sink) const {
-    each_rule_in_memory(mask, score_mod, sink, [&](std::string_view name, const footprint& bytes) {
+    each_rule_in_memory(mask, score_mod, sink, [&](const char* name, const footprint& bytes) {
       require_apart_from(name, bytes);
     });
   }
@@ -84,13 +83,13 @@ class call_outputs {
  private:
   /// What an input or output takes of memory, and under what name.
   struct named_memory {
-    std::string_view name;
+    const char* name;  // a literal: there is nothing to construct, which small calls would feel
     footprint bytes;
     const output* target;  // of what is written
   };
 
   template <class Now>
-  void add(std::string_view name, const output& target, const Now& now) {
+  void add(const char* name, const output& target, const Now& now) {
     const footprint bytes = footprint_of(now);
     require(!overlaps_itself(now, bytes), name, " has strides with which its elements overlap");
     for (int i = 0; i < input_count_; ++i) {

@@ -120,7 +120,7 @@ class gradient_pass {
   }
 
  private:
-  void check_output(std::string_view name, const output& target, const heads_shape& shape,
+  void check_output(const char* name, const output& target, const heads_shape& shape,
                     bool of_heads) {
     if (of_heads) {
       outputs_.check<T>(name, target, shape);
