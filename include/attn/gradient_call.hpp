@@ -138,10 +138,8 @@ class backward_call {
     g.query = forward_.of_query(views_.query, b, h);
     g.key = forward_.of_key(views_.key, b, h);
     g.value = forward_.of_key(views_.value, b, h);
-    const heads_strides& by = views_.bias.strides();
-    g.bias = strided_view(views_.bias)
-                 .moved((views_.bias.batch() == 1 ? 0 : b * by.batch) +
-                        (views_.bias.heads() == 1 ? 0 : h * by.head));
+    g.bias = tokens_of(views_.bias, b, 0)
+                 .moved(views_.bias.heads() == 1 ? 0 : h * views_.bias.strides().head);
     if (views_.bias.length() == 1) g.bias.row_stride = 0;
     return g;
   }
